@@ -1,0 +1,92 @@
+"""What a lock says, as plain data: which bytes stand for a package, a file, an image.
+
+``bundler.lock`` reads, writes and compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass(frozen=True)
+class LockedPackage:
+    """An RPM: sha256 in hex, size in bytes (None: no source gives it), evr with an epoch only where it is not 0."""
+
+    url: str
+    repoid: str
+    sha256: str
+    size: int | None
+    name: str
+    evr: str
+    sourcerpm: str
+    source: str
+
+    @property
+    def filename(self) -> str:
+        """The last part of the URL; unique within a document."""
+        return file_name(self.url)
+
+
+@dataclass(frozen=True)
+class LockedFile:
+    """A file by its URL: sha256 in hex, size in bytes (None: no source gives it)."""
+
+    url: str
+    sha256: str
+    size: int | None
+    source: str
+
+
+@dataclass(frozen=True)
+class LockedImage:
+    """An image: ``digest`` is ``sha256:<hex>`` of the index where there is one; platforms like ``linux/amd64``."""
+
+    ref: str
+    digest: str
+    platforms: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class ArchLock:
+    """The packages of one RPM architecture (``x86_64``), and each role's closure as package file names."""
+
+    arch: str
+    packages: tuple[LockedPackage, ...]
+    roles: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Unresolved:
+    """What the manifest wants and no public digest is known for."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class HostLock:
+    """The packages of a release on one operating system, by RPM architecture, and the keys that sign them."""
+
+    release: str
+    os: str
+    arches: Mapping[str, ArchLock]
+    keys: tuple[LockedFile, ...] = ()
+    unresolved: tuple[Unresolved, ...] = ()
+
+
+@dataclass(frozen=True)
+class Locks:
+    """All that is locked: images by reference, files by URL, hosts by (release, os)."""
+
+    images: Mapping[str, LockedImage] = field(default_factory=dict)
+    files: Mapping[str, LockedFile] = field(default_factory=dict)
+    hosts: Mapping[tuple[str, str], HostLock] = field(default_factory=dict)
+
+
+def file_name(url: str) -> str:
+    """Return the last part of a URL's path, unquoted."""
+    return PurePosixPath(unquote(urlsplit(url).path)).name
