@@ -1,0 +1,1 @@
+"""The lab: a small internet and real nodes on one machine."""
