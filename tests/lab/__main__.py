@@ -1,0 +1,64 @@
+"""The lab by hand: up [N], run NODE COMMAND..., counters, down, demo."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+
+from . import cgroup, net
+from .lab import Lab, stop_all
+from .node import Node, boot_all, nodes_of
+from .upstream.home import LabError, say
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("up", help="boot N nodes").add_argument("count", type=int, nargs="?", default=2)
+    inside = verbs.add_parser("run", help="run a command in a node")
+    inside.add_argument("node")
+    inside.add_argument("command", nargs=argparse.REMAINDER)
+    verbs.add_parser("counters", help="frames at the switch, by where they were going")
+    verbs.add_parser("down", help="power everything off and erase the nodes")
+    options = parser.parse_args(argv)
+    try:
+        if os.geteuid() != 0:
+            raise LabError("nodes are made by root only")
+        return _do(Lab(), options)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def down(lab: Lab) -> None:
+    """Stop what runs in a lab and erase it; what was built stays cached."""
+    stop_all(lab)
+    for node in nodes_of(lab):
+        say(f"wiping {node.name}")
+        node.wipe()
+    net.down(lab)
+    cgroup.remove(lab.id)
+    shutil.rmtree(lab.dir, ignore_errors=True)
+
+
+def _do(lab: Lab, options: argparse.Namespace) -> int:
+    if options.verb == "up":
+        nodes = [Node(lab, n) for n in range(1, options.count + 1)]
+        boot_all(nodes)
+        for node in nodes:
+            print(node.name, node.address)
+    elif options.verb == "run":
+        words = Node(lab, int(options.node.removeprefix("node"))).entering(options.command or ["bash", "-l"])
+        os.execvp(words[0], words)
+    elif options.verb == "counters":
+        print(net.counters(lab))
+    elif options.verb == "down":
+        down(lab)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
