@@ -20,6 +20,7 @@ from bundler.errors import IntegrityError
 BLOCK = 512
 END = bytes(2 * BLOCK)
 CHUNK = 1 << 20
+SMALL = 64 << 20
 USTAR_MAX = 0o77777777777  # 8 GiB less one: what a ustar header has room for
 
 # No control characters, no backslash (sha256sum escapes it), ASCII: the same name for every tool and locale.
@@ -288,7 +289,9 @@ def _pread(fd: int, size: int, offset: int) -> bytes:
 
 
 def content(fd: int, entry: Entry) -> bytes:
-    """Return the bytes of a (small) member."""
+    """Return the bytes of a small member; IntegrityError if it is too big to be held in memory."""
+    if entry.size > SMALL:
+        raise IntegrityError(f"{entry.path}: {entry.size} bytes, which is far too many")
     return _pread(fd, entry.size, entry.offset)
 
 

@@ -1,0 +1,170 @@
+"""Reading a bundle as somebody who trusts nothing in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bundler import archive
+from bundler.archive import Entry
+from bundler.bundle import CONTRACT, SCHEMA, SIGNATURE, SUMS, sums_bytes
+from bundler.errors import HostError, IntegrityError
+from bundler.progress import Progress
+from bundler.sign import check, load_public
+
+HINT = "Copy or build the bundle again; do not use this one."
+_HEX = re.compile(r"[0-9a-f]{64}")
+_SUM = re.compile(r"([0-9a-f]{64})  (\S+)\n")
+_NAMED = 10  # how many bad members a message lists
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An open bundle whose structure was checked, its members' contents not yet. ``files`` is sha256 by path."""
+
+    path: Path
+    fd: int
+    size: int
+    entries: Mapping[str, Entry]
+    contract: Mapping[str, Any]
+    files: Mapping[str, str]
+    sums: bytes
+    signature: bytes | None
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A bundle that is whole; ``trusted`` if its signature was checked with a key, too."""
+
+    members: int
+    size: int
+    signed: bool
+    trusted: bool
+    sums_sha256: str
+
+
+def verify(path: Path, key: Path | None, progress: Progress, jobs: int | None = None) -> Verified:
+    """Check every byte of a bundle, and its signature where a public key is given.
+
+    IntegrityError names each member that is changed, missing, extra or unsafe; HostError if it cannot be read.
+    """
+    public = load_public(key) if key else None
+    with open_bundle(path) as bundle, errors_of(path):
+        if public:
+            if bundle.signature is None:
+                raise IntegrityError("not signed", "Verify without --key, or ask the builder for a signed one.")
+            check(public, bundle.signature, bundle.sums)
+        _check_contents(bundle, progress, jobs or os.cpu_count() or 1)
+        sums = hashlib.sha256(bundle.sums).hexdigest()
+        return Verified(len(bundle.entries), bundle.size, bundle.signature is not None, public is not None, sums)
+
+
+@contextmanager
+def open_bundle(path: Path) -> Iterator[Bundle]:
+    """Open a bundle and check all but the contents of its members: the tar, the names, what it says of itself."""
+    with errors_of(path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with errors_of(path):
+            bundle = _read(path, fd)
+        yield bundle
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Say which bundle an error is about."""
+    try:
+        yield
+    except IntegrityError as reason:
+        raise IntegrityError(f"{path}: {reason.message}", reason.hint or HINT) from reason
+    except OSError as reason:
+        raise HostError(f"{path}: {reason.strerror}", "Is it readable, and the disk sound?") from reason
+
+
+def _read(path: Path, fd: int) -> Bundle:
+    entries, created = archive.read(fd)
+    names = [entry.path for entry in entries]
+    if names[:2] != [CONTRACT, SUMS]:
+        raise IntegrityError(f"no bundle: its first members must be {CONTRACT} and {SUMS}")
+    signed = SIGNATURE in names
+    body = names[3:] if signed and names[2] == SIGNATURE else names[2:]
+    for before, name in zip(body, body[1:]):
+        if name < before:
+            raise IntegrityError(f"members out of order: {name} after {before}")
+    by_name = {entry.path: entry for entry in entries}
+    contract = _parse_contract(archive.content(fd, by_name[CONTRACT]))
+    if contract.get("created") != created:
+        raise IntegrityError(f"{CONTRACT}: `created` is not the members' time stamp")
+    files = _parse_files(contract)
+    sums = archive.content(fd, by_name[SUMS])
+    _check_names(by_name, files, _parse_sums(sums))
+    signature = archive.content(fd, by_name[SIGNATURE]) if signed else None
+    digests = {path: sha256 for path, (sha256, _) in files.items()}
+    return Bundle(path, fd, os.fstat(fd).st_size, by_name, contract, digests, sums, signature)
+
+
+def _parse_contract(data: bytes) -> dict[str, Any]:
+    try:
+        contract = json.loads(data)
+    except ValueError as reason:
+        raise IntegrityError(f"{CONTRACT}: not JSON: {reason}") from reason
+    if not isinstance(contract, dict):
+        raise IntegrityError(f"{CONTRACT}: not a JSON object")
+    if contract.get("schema") != SCHEMA:
+        raise IntegrityError(
+            f"{CONTRACT}: schema {contract.get('schema')!r} is unknown, this bundler reads {SCHEMA}",
+            "Use the bundler that built it.",
+        )
+    return contract
+
+
+def _parse_files(contract: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    try:
+        found = {str(f["path"]): (str(f["sha256"]), int(f["size"])) for f in contract["files"]}
+    except (KeyError, TypeError, ValueError) as reason:
+        raise IntegrityError(f"{CONTRACT}: `files` is malformed") from reason
+    if len(found) != len(contract["files"]) or not all(_HEX.fullmatch(sha256) for sha256, _ in found.values()):
+        raise IntegrityError(f"{CONTRACT}: `files` is malformed")
+    return found
+
+
+def _parse_sums(data: bytes) -> dict[str, str]:
+    text = data.decode("ascii", "backslashreplace")
+    found = {path: sha256 for sha256, path in _SUM.findall(text)}
+    if sums_bytes(found) != data:
+        raise IntegrityError(f"{SUMS}: not sorted lines of `sha256  path`")
+    return found
+
+
+def _check_names(entries: Mapping[str, Entry], files: Mapping[str, tuple[str, int]], sums: Mapping[str, str]) -> None:
+    """The three lists of members (the tar's, the contract's, the sums') must be one."""
+    listed = set(entries) - {SUMS, SIGNATURE}
+    _none_of(listed - set(sums), f"extra member, not in {SUMS}")
+    _none_of(set(sums) - listed, "missing member")
+    _none_of(set(sums) ^ {CONTRACT, *files}, f"{CONTRACT} and {SUMS} do not both list")
+    _none_of({path for path, (sha256, _) in files.items() if sums[path] != sha256}, f"{CONTRACT} and {SUMS} differ on")
+    _none_of({path for path, (_, size) in files.items() if entries[path].size != size}, f"not the size in {CONTRACT}")
+
+
+def _check_contents(bundle: Bundle, progress: Progress, jobs: int) -> None:
+    expected = _parse_sums(bundle.sums)
+    entries = [bundle.entries[path] for path in expected]
+    progress.stage("verify", sum(entry.size for entry in entries))
+    found = archive.hash_entries(bundle.fd, entries, jobs, progress.advance)
+    _none_of({path for path in expected if found[path] != expected[path]}, "changed member")
+
+
+def _none_of(paths: set[str], what: str) -> None:
+    if paths:
+        names = sorted(paths)
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        raise IntegrityError(f"{what}: {', '.join(names[:_NAMED])}{more}")
