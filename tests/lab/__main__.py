@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 
-from . import cgroup, net
-from .lab import Lab, stop_all
-from .node import Node, boot_all, nodes_of
-from .upstream.home import LabError, say
+from . import net
+from .lab import Lab
+from .node import Node, boot_all
+from .teardown import down
+from .upstream.home import LabError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,17 +31,6 @@ def main(argv: list[str] | None = None) -> int:
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-
-
-def down(lab: Lab) -> None:
-    """Stop what runs in a lab and erase it; what was built stays cached."""
-    stop_all(lab)
-    for node in nodes_of(lab):
-        say(f"wiping {node.name}")
-        node.wipe()
-    net.down(lab)
-    cgroup.remove(lab.id)
-    shutil.rmtree(lab.dir, ignore_errors=True)
 
 
 def _do(lab: Lab, options: argparse.Namespace) -> int:
