@@ -1,0 +1,144 @@
+"""The command line: the only place that prints errors and chooses exit codes."""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from typing import Any, Dict, List, Optional
+
+from .bundle import SIGNATURE, Bundle, open_bundle
+from .errors import InstallerError
+from .progress import human
+from .serve import Options, checked, serve
+
+_EPILOG = """exit codes: 0 ok, 1 unexpected, 2 usage, 6 the bundle is damaged, 7 this machine (port, permission)"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="python3 -m installer", epilog=_EPILOG,
+        description="Verifies, describes and serves a bundle, straight out of its tar or from an unpacked directory.")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB")
+    for name, action, about in (
+            ("verify", _verify, "check every byte of a bundle"),
+            ("inspect", _inspect, "show what a bundle holds"),
+            ("serve", _serve, "serve a bundle to nodes: files, packages, images and deploy.sh")):
+        verb = verbs.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        verb.add_argument("bundle", metavar="BUNDLE", help="the tar, or the directory it was unpacked to")
+        verb.set_defaults(action=action)
+        if name != "serve":
+            verb.add_argument("--json", action="store_true", help="print JSON")
+        if name != "inspect":
+            verb.add_argument("--key", metavar="PUB", default="", help="check the signature with this public key (PEM)")
+    _serve_options(verbs.choices["serve"])
+    return top
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run a command line; the exit code of docs/formats.md."""
+    top = parser()
+    options = top.parse_args(arguments)
+    if options.verb is None:
+        top.print_usage(sys.stderr)
+        return 2
+    try:
+        bundle = open_bundle(options.bundle)
+        try:
+            options.action(bundle, options)
+        finally:
+            bundle.close()
+    except InstallerError as error:
+        return _fail(error.message, error.hint, error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", "", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("KUBECARRY_DEBUG"):
+            traceback.print_exc()
+        return _fail("unexpected {}: {}".format(type(error).__name__, error),
+                     "set KUBECARRY_DEBUG=1 for the details, and report this", 1)
+    return 0
+
+
+def _serve_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--bind", metavar="ADDRESS", default="0.0.0.0",  # noqa: S104 (nodes must reach it)
+                      help="address to listen on; :: for IPv6 and IPv4 (default: %(default)s)")
+    verb.add_argument("--port", type=_port, default=8000, help="port to listen on (default: %(default)s)")
+    verb.add_argument("--no-verify", dest="verify", action="store_false", help="serve without checking the contents")
+    verb.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one for each core)")
+    verb.add_argument("--access-log", metavar="FILE", help="append a JSON line for each reply; - for stdout")
+    verb.add_argument("--advertise", metavar="URL", default="",
+                      help="URL under which nodes reach the server, where its own address is not it")
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError("not a port: {}".format(text))
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) <= 1024:
+        raise argparse.ArgumentTypeError("not a number from 1 to 1024: {}".format(text))
+    return int(text)
+
+
+def _fail(message: str, hint: str, code: int) -> int:
+    sys.stderr.write("installer: {}\n".format(message))
+    if hint:
+        sys.stderr.write("hint: {}\n".format(hint))
+    return code
+
+
+def _serve(bundle: Bundle, options: argparse.Namespace) -> None:
+    serve(bundle, Options(options.bind, options.port, options.verify, options.key, options.workers,
+                          options.access_log, options.advertise))
+
+
+def _verify(bundle: Bundle, options: argparse.Namespace) -> None:
+    result = checked(bundle, options.key)
+    signature = "valid" if result.checked else "not checked" if result.signed else "none"
+    if options.json:
+        print(json.dumps({"bundle": options.bundle, "files": result.files, "ok": True, "signature": signature,
+                          "size": result.size}, sort_keys=True))
+        return
+    print("{}: ok, {} files, {}, signature: {}".format(options.bundle, result.files, human(result.size), signature))
+    if signature == "not checked":
+        sys.stderr.write("hint: give --key PUB to check the signature\n")
+
+
+def _inspect(bundle: Bundle, options: argparse.Namespace) -> None:
+    facts = _facts(bundle)
+    if options.json:
+        print(json.dumps(facts, indent=1, sort_keys=True))
+        return
+    print("release {release} (Kubernetes {kubernetes}), {arches}, {files} files, {size}, {signed}".format(
+        **dict(facts, arches=" ".join(facts["arches"]), size=human(facts["size"]),
+               signed="signed" if facts["signed"] else "not signed")))
+    for host in facts["hosts"]:
+        roles = ", ".join("{} {}".format(role, count) for role, count in sorted(host["roles"].items()))
+        print("packages  {} ({}): {}".format(host["name"], host["format"], roles))
+    for image in facts["images"]:
+        print("image     {ref} {digest} {platforms}".format(**dict(image, platforms=",".join(image["platforms"]))))
+    for addon in facts["addons"]:
+        print("add-on    {name} {version} ({kind})".format(**addon))
+
+
+def _facts(bundle: Bundle) -> Dict[str, Any]:
+    info = bundle.info
+    hosts = []
+    for host in info.hosts:
+        counts = {role: len(bundle.read(path).splitlines()) for role, path in host.roles.items()}
+        hosts.append({"name": host.name, "format": host.format, "path": host.path, "roles": counts})
+    return {
+        "release": info.release, "kubernetes": info.kubernetes, "created": info.created, "arches": info.arches,
+        "files": len(bundle.members), "size": sum(member.size for member in bundle.members.values()),
+        "signed": SIGNATURE in bundle.members, "hosts": hosts,
+        "images": [{"ref": image.ref, "digest": image.digest, "platforms": image.platforms, "roles": image.roles}
+                   for image in info.images],
+        "addons": [{"name": addon.name, "version": addon.version, "kind": addon.kind} for addon in info.addons],
+    }

@@ -1,0 +1,38 @@
+"""Every way the installer can fail.
+
+    InstallerError        1
+    ├── UsageError        2  the command line asks for something that makes no sense
+    ├── IntegrityError    6  a bundle is not what it says, or a byte differs
+    └── HostError         7  this machine: a port, a permission, a missing tool
+
+Only ``cli`` turns them into exit codes.
+"""
+
+
+class InstallerError(Exception):
+    """What happened and where (``message``), what to do next (``hint``)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(InstallerError):
+    """The command line cannot be obeyed."""
+
+    exit_code = 2
+
+
+class IntegrityError(InstallerError):
+    """A bundle is malformed, incomplete, or has bytes that differ from their digest."""
+
+    exit_code = 6
+
+
+class HostError(InstallerError):
+    """The machine lacks a port, a permission or a tool."""
+
+    exit_code = 7

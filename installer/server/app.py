@@ -1,0 +1,75 @@
+"""What each URL means. Everything below / is looked up in dictionaries; no path ever reaches the disk."""
+
+from typing import Callable, Dict
+
+from ..bundle import Bundle
+from ..nodescript import NodeScript
+from .content import Changed, Content, Entity, media_type
+from .registry import Registry
+from .registry import error as registry_error
+from .reply import TEXT, Reply, text
+from .request import Request
+
+_MISSING = (
+    "There is nothing under this path.\n"
+    "/deploy.sh            what nodes run\n"
+    "/bundle.json          every file that is served, with its size and sha256\n"
+    "/packages/<os>/       baseurl of a yum repository (dnf asks for repodata/repomd.xml below it)\n"
+    "/v2/<registry>/<name> images"
+)
+_ALLOW = [("Allow", "GET, HEAD")]
+
+
+class App:
+    """Turns a Request into a Reply. `origin` gives the URL under which the client reached the server."""
+
+    def __init__(self, bundle: Bundle, report: Callable[[str], None]) -> None:
+        self._report = report
+        self._content = Content(bundle)
+        self._script = NodeScript(bundle)
+        self._registry = Registry(bundle, self._content)
+        self._entities: Dict[str, Entity] = {
+            "/" + path: Entity(member, bundle.digests[path], media_type(path), [])
+            for path, member in bundle.members.items()
+        }
+        self._source = bundle.source
+
+    def answer(self, request: Request, origin: Callable[[], str]) -> Reply:
+        """The reply to a request, fit to it; never raises for what a client can send."""
+        try:
+            reply = self._route(request, origin)
+        except (Changed, OSError) as error:
+            self._report("{}: {} cannot be read as it was: {}".format(self._source.path, request.path, error))
+            reply = text(503, "The bundle on the server changed while it was served: restart the server.")
+            reply.close = True
+        return reply.to(request)
+
+    def _route(self, request: Request, origin: Callable[[], str]) -> Reply:
+        path = request.path
+        images = path is not None and (path.startswith("/v2/") or path == "/v2")
+        if request.method not in ("GET", "HEAD"):
+            if images:
+                return registry_error(405, "UNSUPPORTED", "this registry is read-only", None, _ALLOW)
+            return text(405, "Only GET and HEAD are answered here.", _ALLOW)
+        if path is None:
+            return text(404, _MISSING)
+        entity = self._entities.get(path) or self._entities.get(_single_slashes(path))
+        if entity is not None:
+            return self._content.reply(request, entity)
+        if images:
+            return self._registry.answer(request, path)
+        if path == "/deploy.sh":
+            return self._deploy(origin())
+        if path == "/healthz":
+            return text(200, "ok")
+        return text(404, _MISSING)
+
+    def _deploy(self, server: str) -> Reply:
+        body = self._script.render(server)
+        return Reply(200, [("Content-Type", TEXT), ("Cache-Control", "no-store")], [body])
+
+
+def _single_slashes(path: str) -> str:
+    while "//" in path:
+        path = path.replace("//", "/")
+    return path

@@ -1,0 +1,148 @@
+"""The loop of one worker process: an epoll, the listening sockets, and every connection accepted from them."""
+
+import errno
+import os
+import select
+import socket
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from ..bundle import Bundle
+from .accesslog import AccessLog
+from .app import App
+from .connection import Connection
+from .reply import Reply, date_line
+
+_TICK = 1.0
+_BATCH = 256
+_MEMO = 1024
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_EXCLUSIVE = getattr(select, "EPOLLEXCLUSIVE", 0)
+STOP = b"s"
+
+
+class Loop:
+    """Serves a bundle until `lifeline` says STOP (finish what is under way) or ends (the parent died)."""
+
+    def __init__(self, bundle: Bundle, listeners: List[socket.socket], lifeline: int, report: Callable[[str], None],
+                 log: Optional[AccessLog] = None, advertise: str = "") -> None:
+        self.app = App(bundle, report)
+        self.source = bundle.source
+        self.report = report
+        self.log = log
+        self.clock = time.monotonic
+        self.now = self.clock()
+        self.date = date_line(time.time())
+        self.memo: Dict[bytes, Reply] = {}
+        self.epoll = select.epoll()
+        self._advertise = advertise
+        self._lifeline = lifeline
+        self._listeners = listeners
+        self._connections: Dict[int, Connection] = {}
+        self._handlers: Dict[int, Callable[[int], None]] = {lifeline: self._command}
+        self._accepting = False
+        self.running = True
+        self.epoll.register(lifeline, select.EPOLLIN)
+
+    def run(self) -> None:
+        """Serve. Returns once stopped and the last reply is out."""
+        self._listen()
+        poll, handlers = self.epoll.poll, self._handlers
+        next_tick = self.now + _TICK
+        while self.running or self._connections:
+            events = poll(_TICK, _BATCH)
+            self.now = self.clock()
+            if self.now >= next_tick:
+                self._tick()
+                next_tick = self.now + _TICK
+            for fd, event in events:
+                handler = handlers.get(fd)
+                if handler is not None:
+                    handler(event)
+            if self.log is not None:
+                self.log.flush()
+
+    def remember(self, head: bytes, reply: Reply) -> None:
+        """Answer the very same request head with the same reply from now on."""
+        if len(self.memo) >= _MEMO:
+            self.memo.clear()
+        self.memo[head] = reply
+
+    def forget(self, fd: int) -> None:
+        """A connection is about to be closed."""
+        self._connections.pop(fd, None)
+        self._handlers.pop(fd, None)
+        if self.running and not self._accepting:
+            self._listen()
+
+    def origin(self, address: Tuple[Any, ...]) -> str:
+        """The URL of the server at a socket address of its own, unless another one is advertised."""
+        return self._advertise or url_of(address)
+
+    def _listen(self) -> None:
+        for sock in self._listeners:
+            self._handlers[sock.fileno()] = self._acceptor(sock)
+            try:
+                self.epoll.register(sock.fileno(), select.EPOLLIN | _EXCLUSIVE)
+            except OSError:  # a kernel older than 4.5
+                self.epoll.register(sock.fileno(), select.EPOLLIN)
+        self._accepting = True
+
+    def _deafen(self) -> None:
+        """Leave new clients in the kernel's queue, or to the other workers."""
+        if self._accepting:
+            for sock in self._listeners:
+                self.epoll.unregister(sock.fileno())
+                self._handlers.pop(sock.fileno(), None)
+        self._accepting = False
+
+    def _acceptor(self, listener: socket.socket) -> Callable[[int], None]:
+        def accept(_event: int) -> None:
+            # One at a time: what is left wakes a worker that has less to do.
+            try:
+                sock, address = listener.accept()
+            except OSError as error:
+                if error.errno in _FULL:
+                    self._make_room()
+                return
+            sock.setblocking(False)
+            connection = Connection(self, sock, address[0])
+            fd = sock.fileno()
+            self._connections[fd] = connection
+            self._handlers[fd] = connection.handle
+            self.epoll.register(fd, select.EPOLLIN)
+        return accept
+
+    def _make_room(self) -> None:
+        """No descriptor is left: hang up on the clients that have been idle longest, or stop accepting."""
+        idle = sorted((one for one in self._connections.values() if one.idle), key=lambda one: one.deadline)
+        for connection in idle[:64]:
+            connection.close()
+        if not idle:
+            self.report("no file descriptors are left (ulimit -n): new clients wait until others have finished")
+            self._deafen()
+
+    def _tick(self) -> None:
+        self.date = date_line(time.time())
+        if self.running and not self._accepting:
+            self._listen()
+        for connection in [one for one in self._connections.values() if one.deadline < self.now]:
+            connection.expire()
+
+    def _command(self, _event: int) -> None:
+        if os.read(self._lifeline, 1) != STOP:
+            os._exit(0)
+        self.running = False
+        self._deafen()
+        for sock in self._listeners:
+            sock.close()
+        for connection in [one for one in self._connections.values() if one.idle]:
+            connection.close()
+
+
+def url_of(address: Tuple[Any, ...]) -> str:
+    """The URL of a socket address: `('10.0.0.1', 8000)` is `http://10.0.0.1:8000`."""
+    host, port = str(address[0]), int(address[1])
+    if host.startswith("::ffff:"):
+        host = host[len("::ffff:"):]
+    return "http://{}:{}".format("[{}]".format(host) if ":" in host else host, port)

@@ -1,0 +1,96 @@
+"""Small bundles, written by docs/formats.md alone, so that readers are tested against the page and not the writer."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+CREATED = 1610496000
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+NODE_SCRIPT = b'main() { printf "%s\\n" "$SERVER" "$@"; }\n'
+FIRST = ("bundle.json", "SHA256SUMS", "SHA256SUMS.sig")
+
+
+def sha256(data: bytes) -> str:
+    """sha256 in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def blob(members: dict[str, bytes], data: bytes, media_type: str, **more: Any) -> dict[str, Any]:
+    """Put a blob into the image layout of `members`; its descriptor."""
+    members[f"images/blobs/sha256/{sha256(data)}"] = data
+    return {"mediaType": media_type, "digest": f"sha256:{sha256(data)}", "size": len(data), **more}
+
+
+def add_image(members: dict[str, bytes], ref: str, layers: Sequence[bytes], index: bool = False) -> dict[str, Any]:
+    """Put an image into `members`; its entry for bundle.json. With `index`, one that names a platform it lacks."""
+    diff = [{"type": "layers", "diff_ids": [f"sha256:{sha256(layer)}" for layer in layers]}]
+    config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": diff[0], "ref": ref}).encode()
+    manifest = {
+        "schemaVersion": 2, "mediaType": MANIFEST, "config": blob(members, config, CONFIG),
+        "layers": [blob(members, layer, LAYER) for layer in layers],
+    }
+    top = blob(members, json.dumps(manifest).encode(), MANIFEST)
+    if index:
+        here = {**top, "platform": {"os": "linux", "architecture": "amd64"}}
+        gone = {"mediaType": MANIFEST, "digest": "sha256:" + "0" * 64, "size": 7,
+                "platform": {"os": "linux", "architecture": "s390x"}}
+        body = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [here, gone]}
+        top = blob(members, json.dumps(body).encode(), INDEX)
+    return image_entry(ref, top)
+
+
+def image_entry(ref: str, descriptor: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of `images` in bundle.json for a reference and the descriptor of its manifest."""
+    return {"ref": ref, "digest": descriptor["digest"], "mediaType": descriptor["mediaType"],
+            "size": descriptor["size"], "platforms": ["linux/amd64"], "roles": ["master", "node"]}
+
+
+def complete(members: Mapping[str, bytes], images: Sequence[Mapping[str, Any]] = (), **fields: Any) -> dict[str, bytes]:
+    """`members` with node scripts (unless there are some), bundle.json and SHA256SUMS; `fields` go into bundle.json."""
+    whole = dict(members)
+    if not any(path.startswith("installer/node/") for path in whole):
+        whole["installer/node/10-main.sh"] = NODE_SCRIPT
+    files = [{"path": path, "sha256": sha256(data), "size": len(data)} for path, data in sorted(whole.items())]
+    contract = {
+        "schema": 1, "release": "1.20", "kubernetes": "v1.20.2", "created": CREATED, "arches": ["amd64"], "hosts": {},
+        "images": list(images), "addons": [], "node": {"RELEASE": "1.20", "KUBERNETES_VERSION": "v1.20.2"},
+        "files": files, **fields,
+    }
+    whole["bundle.json"] = (json.dumps(contract, sort_keys=True, indent=1) + "\n").encode()
+    whole["SHA256SUMS"] = "".join(f"{sha256(data)}  {path}\n" for path, data in sorted(whole.items())).encode()
+    return whole
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    """Write members as a bundle's tar, as they are."""
+    order = [name for name in FIRST if name in members] + sorted(name for name in members if name not in FIRST)
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in order:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(members[name]), CREATED
+            info.mode = 0o755 if name.startswith("bin/") or name.endswith(".sh") else 0o644
+            tar.addfile(info, io.BytesIO(members[name]))
+    return path
+
+
+def make_bundle(path: Path, members: Mapping[str, bytes], images: Sequence[Mapping[str, Any]] = (),
+                **fields: Any) -> Path:
+    """A valid bundle at `path` of `members` (path -> contents) and images made by `add_image`."""
+    return write_tar(path, complete(members, images, **fields))
+
+
+def unpack(bundle: Path, folder: Path) -> Path:
+    """Unpack a bundle's tar into a new directory, as `tar xf` would."""
+    folder.mkdir()
+    with tarfile.open(bundle) as tar:
+        tar.extractall(folder, filter="data") if hasattr(tarfile, "data_filter") else tar.extractall(folder)
+    return folder
