@@ -24,9 +24,7 @@ class _Loader(_BaseLoader):  # type: ignore[misc]
         if len(mapping) != len(node.value):
             keys = [key.value for key, _ in node.value]
             twice = sorted({key for key in keys if keys.count(key) > 1})
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key given twice: {', '.join(twice)}", node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)
         return mapping
 
 
@@ -79,7 +77,7 @@ class Fields:
         if value is None and default is not None:
             return default
         if not isinstance(value, str):
-            self.fail(key, "is missing" if value is None else f"must be text: write {key}: \"{value}\"")
+            self.fail(key, "is missing" if value is None else f'must be text: write {key}: "{value}"')
         if not re.fullmatch(pattern, value):
             self.fail(key, f"{value!r} is not of the form {pattern}")
         return value

@@ -107,9 +107,9 @@ def _missing_images(release: Release, addons: Sequence[Addon], locks: Locks, arc
         if image is None:
             yield f"image {ref}"
             continue
-        for platform in [f"linux/{arch}" for arch in arches]:
-            if platform not in image.platforms:
-                yield f"image {ref} for {platform} (offers {', '.join(image.platforms)})"
+        for arch in arches:
+            if not image.offers(arch):
+                yield f"image {ref} for linux/{arch} (offers {', '.join(image.platforms)})"
 
 
 def _missing_files(release: Release, addons: Sequence[Addon], locks: Locks, arches: Sequence[str]) -> Iterator[str]:

@@ -49,6 +49,10 @@ class LockedImage:
     platforms: tuple[str, ...]
     source: str
 
+    def offers(self, arch: str) -> bool:
+        """Tell whether it is made for linux on a Go architecture, whatever the variant."""
+        return any(platform.split("/")[:2] == ["linux", arch] for platform in self.platforms)
+
 
 @dataclass(frozen=True)
 class ArchLock:

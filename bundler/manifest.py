@@ -168,9 +168,7 @@ def load_release(directory: Path, version: str) -> Release:
         )
     release = _read_release(directory / f"{name}.yaml")
     if wanted not in (name, release.kubernetes[1:]):
-        raise ManifestError(
-            f"{directory / f'{name}.yaml'}: is {release.kubernetes}, not {version}", f"Ask for {name}."
-        )
+        raise ManifestError(f"{directory / f'{name}.yaml'}: is {release.kubernetes}, not {version}", f"Ask for {name}.")
     return release
 
 
