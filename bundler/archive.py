@@ -55,12 +55,17 @@ class Entry:
 
 
 class DamagedSource(IntegrityError):
-    """A member's file does not hold what it should."""
+    """``file`` does not hold what it should: the bytes with this sha256 (hex), for the member ``path``."""
 
-    def __init__(self, member: Member) -> None:
-        source = member.source if isinstance(member.source, Path) else "memory"
-        super().__init__(f"{source}: damaged, no longer has sha256 {member.sha256} ({member.path})")
-        self.member = member
+    def __init__(self, path: str, file: Path | None, sha256: str) -> None:
+        super().__init__(f"{path}: {file or 'what is in memory'} is damaged, it no longer has sha256 {sha256}")
+        self.file = file
+        self.sha256 = sha256
+
+    @classmethod
+    def of(cls, member: Member) -> DamagedSource:
+        """Return the error about a member's source."""
+        return cls(member.path, member.source if isinstance(member.source, Path) else None, member.sha256)
 
 
 def safe_path(path: str) -> bool:
@@ -152,7 +157,7 @@ def _stop_early(hashing: list[tuple[Member, Future[str]]]) -> None:
 
 def _check(member: Member, digest: Future[str]) -> None:
     if digest.result() != member.sha256:
-        raise DamagedSource(member)
+        raise DamagedSource.of(member)
 
 
 def _write_member(fd: int, member: Member, mtime: int, position: int) -> Entry:
@@ -171,7 +176,7 @@ def _copy_file(member: Member, fd: int, offset: int) -> None:
     source = os.open(str(member.source), os.O_RDONLY | os.O_CLOEXEC)
     try:
         if os.fstat(source).st_size != member.size:
-            raise DamagedSource(member)
+            raise DamagedSource.of(member)
         _copy_bytes(source, fd, offset, member.size)
     finally:
         os.close(source)

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bundler import sbom
 from bundler.archive import DamagedSource, Member
 from bundler.errors import ManifestError
+from bundler.fetch.images import ImageContent
 from bundler.manifest import ROLES, Addon
 from bundler.selection import Selection
 from bundler.sign import sign
@@ -27,15 +28,10 @@ _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
 @dataclass(frozen=True)
 class CarriedImage:
-    """An image as it lies in the store: digest ``sha256:<hex>`` of its top manifest, all blobs below it by hex."""
+    """An image in the store, and the roles that run it."""
 
-    ref: str
-    digest: str
-    media_type: str
-    size: int
-    platforms: tuple[str, ...]
+    content: ImageContent
     roles: tuple[str, ...]
-    blobs: Mapping[str, int]
 
 
 def members(
@@ -132,16 +128,16 @@ def _packages(selection: Selection, store: Store, repodata: Mapping[str, Mapping
 
 
 def _images(store: Store, images: Sequence[CarriedImage]) -> list[Member]:
-    blobs = sorted({digest for image in images for digest in image.blobs})
+    blobs = sorted({digest for image in images for digest in image.content.blobs})
     index = {
         "schemaVersion": 2,
         "mediaType": _INDEX_TYPE,
         "manifests": [
             {
-                "mediaType": image.media_type,
-                "digest": image.digest,
-                "size": image.size,
-                "annotations": {REF_NAME: image.ref},
+                "mediaType": image.content.media_type,
+                "digest": image.content.digest,
+                "size": image.content.size,
+                "annotations": {REF_NAME: image.content.ref},
             }
             for image in images
         ],
@@ -154,7 +150,7 @@ def _images(store: Store, images: Sequence[CarriedImage]) -> list[Member]:
 
 
 def _image_list(images: Sequence[CarriedImage]) -> bytes:
-    return "".join(f"{image.digest} {image.ref} {','.join(image.roles)}\n" for image in images).encode()
+    return "".join(f"{i.content.digest} {i.content.ref} {','.join(i.roles)}\n" for i in images).encode()
 
 
 def _host(selection: Selection, name: str) -> dict[str, Any]:
@@ -168,11 +164,11 @@ def _host(selection: Selection, name: str) -> dict[str, Any]:
 
 def _image(image: CarriedImage) -> dict[str, Any]:
     return {
-        "ref": image.ref,
-        "digest": image.digest,
-        "mediaType": image.media_type,
-        "size": image.size,
-        "platforms": list(image.platforms),
+        "ref": image.content.ref,
+        "digest": image.content.digest,
+        "mediaType": image.content.media_type,
+        "size": image.content.size,
+        "platforms": list(image.content.platforms),
         "roles": list(image.roles),
     }
 
@@ -200,7 +196,7 @@ def _node(selection: Selection, images: Sequence[CarriedImage], body: Mapping[st
         "RUNTIME": release.runtime,
         "BUNDLE_HOSTS": " ".join(selection.os_names),
         "BUNDLE_ARCHES": " ".join(selection.arches),
-        "REGISTRIES": " ".join(sorted({image.ref.split("/")[0] for image in images})),
+        "REGISTRIES": " ".join(sorted({image.content.ref.split("/")[0] for image in images})),
         "NETWORK_ADDON": "".join(addon.name for addon in network),
         "NETWORK_MANIFESTS": "\n".join(path for addon in network for path in _manifest_paths(addon)),
         "ADDON_MANIFESTS": "\n".join(path for addon in applied for path in _manifest_paths(addon)),
@@ -226,5 +222,5 @@ def content(member: Member) -> bytes:
     """Return a small member's bytes; DamagedSource if they are not those of its digest."""
     data = member.source if isinstance(member.source, bytes) else member.source.read_bytes()
     if hashlib.sha256(data).hexdigest() != member.sha256:
-        raise DamagedSource(member)
+        raise DamagedSource.of(member)
     return data

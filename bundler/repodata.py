@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from struct import pack
 
 import createrepo_c as cr
 
+from bundler.archive import DamagedSource
 from bundler.errors import IntegrityError
+from bundler.store import Store, host_errors
 
 _SPACE = "http://linux.duke.edu/metadata"
 _KINDS = ("primary", "filelists", "other")
@@ -33,15 +36,10 @@ class Rpm:
     sha256: str
 
 
-def version() -> str:
-    """Return what the metadata's bytes depend on beside the packages."""
-    return f"createrepo_c {cr.VERSION}"
-
-
 def build(rpms: Sequence[Rpm], stamp: int) -> dict[str, bytes]:
     """Return the files of ``repodata/`` by name, for packages that lie beside it; ``stamp`` is seconds since 1970.
 
-    IntegrityError if a package is no RPM or has another digest than it should.
+    DamagedSource if a package has another digest than it should; IntegrityError if it is no RPM.
     """
     chunks: dict[str, list[str]] = {kind: [] for kind in _KINDS}
     for rpm in sorted(rpms, key=lambda rpm: rpm.name):
@@ -66,10 +64,13 @@ def build(rpms: Sequence[Rpm], stamp: int) -> dict[str, bytes]:
 def _describe(rpm: Rpm, stamp: int) -> tuple[str, str, str]:
     try:
         package = cr.package_from_rpm(str(rpm.path), location_href=rpm.name)
-    except (cr.CreaterepoCError, OSError) as reason:
-        raise IntegrityError(f"{rpm.name}: not a readable RPM ({reason})", f"It was read from {rpm.path}.") from reason
-    if package.pkgId != rpm.sha256:
-        raise IntegrityError(f"{rpm.name}: {rpm.path} has sha256 {package.pkgId}, not {rpm.sha256}")
+        digest = package.pkgId
+    except (cr.CreaterepoCError, OSError):
+        package, digest = None, hashlib.sha256(rpm.path.read_bytes()).hexdigest()
+    if digest != rpm.sha256:
+        raise DamagedSource(rpm.name, rpm.path, rpm.sha256)
+    if package is None:
+        raise IntegrityError(f"{rpm.name}: has the right digest, but is no RPM", "Pin it anew with `bundler lock`.")
     package.time_file = stamp
     return cr.xml_dump_primary(package), cr.xml_dump_filelists(package), cr.xml_dump_other(package)
 
@@ -100,8 +101,36 @@ def gzip_stored(plain: bytes) -> bytes:
     return b"".join(out) + pack("<II", zlib.crc32(plain), len(plain) & 0xFFFFFFFF)
 
 
-def key(rpms: Sequence[Rpm], stamp: int) -> str:
-    """Return a digest (hex) of everything that the metadata of these packages depends on."""
-    lines: Mapping[str, str] = {rpm.name: rpm.sha256 for rpm in rpms}
-    text = "\n".join([version(), str(stamp), *(f"{lines[name]} {name}" for name in sorted(lines))])
-    return hashlib.sha256(text.encode()).hexdigest()
+def describe(rpms: Sequence[Rpm], stamp: int, store: Store) -> dict[str, bytes]:
+    """Return what ``build`` returns, from the cache if these packages were described before."""
+    note = store.root / "repodata" / _key(rpms, stamp)
+    files = _recall(note, store)
+    if files is None:
+        files = build(rpms, stamp)
+        _remember(note, files, store)
+    return files
+
+
+def _key(rpms: Sequence[Rpm], stamp: int) -> str:
+    lines = sorted(f"{rpm.name} {rpm.sha256}" for rpm in rpms)
+    return hashlib.sha256("\n".join([f"createrepo_c {cr.VERSION}", str(stamp), *lines]).encode()).hexdigest()
+
+
+def _recall(note: Path, store: Store) -> dict[str, bytes] | None:
+    """Return what was noted, or None if it is not there or not whole."""
+    try:
+        digests = dict(line.split(" ") for line in note.read_text().splitlines())
+        files = {name: store.path(digests[name]).read_bytes() for name in digests}
+    except (OSError, ValueError):
+        return None
+    whole = all(hashlib.sha256(data).hexdigest() == digests[name] for name, data in files.items())
+    return files if whole and set(files) >= {"repomd.xml"} else None
+
+
+def _remember(note: Path, files: Mapping[str, bytes], store: Store) -> None:
+    lines = [f"{name} {store.add_bytes(data)}\n" for name, data in sorted(files.items())]
+    with host_errors(note):
+        note.parent.mkdir(exist_ok=True)
+        temporary = note.with_name(f".{note.name}.{os.getpid()}")
+        temporary.write_text("".join(lines))
+        temporary.replace(note)

@@ -89,7 +89,7 @@ def test_damaged_source_is_named(tmp_path: Path) -> None:
     source.write_bytes(b"evil")
     with pytest.raises(DamagedSource) as caught:
         write_tar(tmp_path / "b.tar", [member, Member.of("y", b"")])
-    assert caught.value.member is member
+    assert (caught.value.file, caught.value.sha256) == (source, member.sha256)
     assert str(source) in caught.value.message
     source.write_bytes(b"short")
     with pytest.raises(DamagedSource):

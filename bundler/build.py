@@ -1,0 +1,188 @@
+"""From a lock to a bundle: fetch what is missing, describe it, write it. Nothing is chosen here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from bundler import bundle, output, repodata
+from bundler.archive import DamagedSource, Member, total_size
+from bundler.bundle import CarriedImage
+from bundler.errors import LockError
+from bundler.fetch.http import Blob
+from bundler.fetch.images import image_content, parse
+from bundler.fetch.pool import BlobJob, Job, blob_jobs, fetch_all, image_jobs
+from bundler.fetch.registry import Registry
+from bundler.lock import missing
+from bundler.locked import LockedFile, LockedPackage
+from bundler.progress import Progress
+from bundler.selection import Selection
+from bundler.store import Store
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What a build works with: the cache, the way to every upstream, the display, and how many workers."""
+
+    store: Store
+    registry: Registry
+    progress: Progress
+    jobs: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a build makes: of which installer files (by member path), stamped when, signed by whom, written where."""
+
+    selection: Selection
+    installer: Mapping[str, Path]
+    created: int
+    key: ec.EllipticCurvePrivateKey | None
+    output: Path
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished bundle: its size in bytes; ``changed`` is false if it was there already, byte for byte."""
+
+    path: Path
+    size: int
+    members: int
+    sums_sha256: str
+    changed: bool
+
+
+def require_complete(selection: Selection) -> None:
+    """Return if the locks pin all that the selection wants; LockError naming each entry otherwise."""
+    lacking = missing(
+        selection.release, selection.addons, selection.locks, selection.os_names, selection.arches
+    )
+    if lacking:
+        options = [f"--version {selection.release.release}"]
+        options += [f"--os {name}" for name in selection.os_names]
+        options += [f"--arch {arch}" for arch in selection.arches]
+        options += [f"--with {a.name}" for a in selection.addons if a.name not in selection.release.addons]
+        raise LockError(
+            "\n  ".join([f"release {selection.release.release} has {len(lacking)} unresolved entries:", *lacking]),
+            f"Resolve them on a connected machine with: bundler lock {' '.join(options)}",
+        )
+
+
+def build(order: Order, workshop: Workshop) -> Built:
+    """Make the bundle, and give it its name once it is whole. All errors of the package may come.
+
+    What is damaged in the cache is thrown away and fetched anew, once.
+    """
+    damaged: set[str] = set()
+    while True:
+        try:
+            return _build(order, workshop)
+        except DamagedSource as reason:
+            if reason.sha256 in damaged or reason.file != workshop.store.path(reason.sha256):
+                raise
+            damaged.add(reason.sha256)
+            reason.file.unlink(missing_ok=True)
+            workshop.progress.line(f"{reason.message}; fetching it again")
+
+
+def _build(order: Order, workshop: Workshop) -> Built:
+    selection = order.selection
+    _fetch(selection, workshop)
+    images = _images(selection, workshop.store)
+    metadata = {name: _repodata(selection, name, order.created, workshop.store) for name in selection.os_names}
+    body = bundle.members(selection, workshop.store, images, metadata, order.installer, order.created)
+    contract = bundle.contract(selection, images, body, order.created)
+    head = bundle.head(contract, body, order.key)
+    changed = _write(order, workshop, [*head, *body])
+    sums = next(member.sha256 for member in head if member.path == bundle.SUMS)
+    return Built(order.output, total_size([*head, *body]), len(head) + len(body), sums, changed)
+
+
+def _write(order: Order, workshop: Workshop, members: Sequence[Member]) -> bool:
+    """Write the bundle unless it is there; tells whether it was written."""
+    progress = workshop.progress
+    content = sum(member.size for member in members)
+    if order.output.exists():
+        progress.stage("compare", content)
+        if output.is_current(order.output, members, order.created, workshop.jobs, progress.advance):
+            return False
+    progress.stage("write", content)
+    output.write(order.output, members, order.created, workshop.jobs, progress.advance)
+    return True
+
+
+def _fetch(selection: Selection, workshop: Workshop) -> None:
+    for image, _ in selection.images():
+        _drop_damaged(image.digest, image.ref, workshop.store)
+    workshop.progress.stage("download")
+    fetch_all(_jobs(selection, workshop), workshop.jobs, workshop.progress)
+
+
+def _jobs(selection: Selection, workshop: Workshop) -> list[Job]:
+    store, registry = workshop.store, workshop.registry
+    jobs = blob_jobs(_blobs(selection), registry.client, store)
+    for image, _ in selection.images():
+        jobs += image_jobs(image.ref, image.digest, selection.arches, registry, store)
+    return jobs
+
+
+def _blobs(selection: Selection) -> list[Blob]:
+    locked: dict[str, LockedFile | LockedPackage] = {file.url: file for file in selection.files().values()}
+    for name in selection.os_names:
+        locked.update((package.url, package) for package in selection.packages(name))
+    return [Blob(url.rsplit("/", 1)[-1], url, item.sha256, item.size) for url, item in locked.items()]
+
+
+def _drop_damaged(digest: str, ref: str, store: Store) -> None:
+    """Remove damaged manifests of an image from the cache: they tell what else there is to fetch."""
+    waiting = [digest.partition(":")[2]]
+    while waiting:
+        sha256 = waiting.pop()
+        if store.has(sha256):
+            data = store.read(sha256)
+            if hashlib.sha256(data).hexdigest() == sha256:
+                waiting += [part.sha256 for part in parse(data, ref).children]
+            else:
+                store.path(sha256).unlink(missing_ok=True)
+
+
+def _images(selection: Selection, store: Store) -> list[CarriedImage]:
+    return [
+        CarriedImage(image_content(store, image.ref, image.digest, selection.arches), roles)
+        for image, roles in selection.images()
+    ]
+
+
+def _repodata(selection: Selection, name: str, created: int, store: Store) -> dict[str, bytes]:
+    packages = selection.packages(name)
+    rpms = [repodata.Rpm(package.filename, store.path(package.sha256), package.sha256) for package in packages]
+    return repodata.describe(rpms, created, store)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file that a build takes: its name, its size in bytes (None: unknown), whether the cache has it."""
+
+    name: str
+    size: int | None
+    cached: bool
+
+
+def plan(selection: Selection, workshop: Workshop) -> list[Item]:
+    """Return every file that a build would take, the largest first.
+
+    Image manifests are fetched, since they alone tell what an image consists of; nothing else is.
+    """
+    items: dict[str, Item] = {}
+    waiting = _jobs(selection, workshop)
+    while waiting:
+        job = waiting.pop()
+        if isinstance(job, BlobJob):
+            items[job.key] = Item(job.name, job.blob.size, job.cached())
+        else:
+            waiting += job.run(workshop.progress.advance)
+    return sorted(items.values(), key=lambda item: (-(item.size or 0), item.name))

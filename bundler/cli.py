@@ -1,0 +1,222 @@
+"""The command line: the only place that prints and exits. Data go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+
+from bundler import __version__, data
+from bundler import inspect as inspecting
+from bundler.build import Order, build, plan, require_complete
+from bundler.errors import BundlerError
+from bundler.lock import missing, read_locks, write_locks
+from bundler.manifest import list_addons, load_addons, load_release, release_names
+from bundler.options import ANY_PATH, FILE, Fetching, choosing, created, fetching, places, select
+from bundler.progress import Progress, amount
+from bundler.resolve import resolve
+from bundler.sign import keygen, load_private
+from bundler.verify import verify
+
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """Turns every error into a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except BundlerError as reason:
+            if ctx.params["debug"]:
+                raise
+            _complain(reason.message, reason.hint)
+            ctx.exit(reason.exit_code)
+        except KeyboardInterrupt:
+            _complain("interrupted", "The same command goes on from here.")
+            ctx.exit(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as reason:
+            if ctx.params["debug"]:
+                raise
+            _complain(
+                f"unexpected {type(reason).__name__}: {' '.join(str(reason).split())}",
+                f"This is a fault of bundler {__version__}: run `bundler --debug …` and report what it prints.",
+            )
+            ctx.exit(1)
+
+
+def _complain(message: str, hint: str) -> None:
+    color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    head = click.style("error:", fg="red", bold=True) if color else "error:"
+    click.echo(f"{head} {message}", err=True, color=color)
+    if hint:
+        click.echo(f"  {hint}", err=True)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="bundler")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def main(debug: bool) -> None:
+    """Carry Kubernetes into closed networks: one checksummed tarball, one line per node."""
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@places
+def versions(as_json: bool, manifests: Path | None, lock_dir: Path | None) -> None:
+    """List releases, how complete their locks are, and add-ons."""
+    directory, locks = manifests or data.manifests_dir(), read_locks(lock_dir or data.lock_dir())
+    found = []
+    for name in release_names(directory):
+        release = load_release(directory, name)
+        addons = load_addons(directory, release, [])
+        for os_name in release.hosts:
+            for arch in release.arches:
+                lacking = missing(release, addons, locks, [os_name], [arch])
+                found.append({"release": name, "kubernetes": release.kubernetes, "os": os_name, "arch": arch,
+                              "addons": [addon.name for addon in addons], "unresolved": lacking})
+    known = [{"name": a.name, "version": a.version, "kind": a.kind, "releases": list(a.releases)}
+             for a in list_addons(directory)]
+    if as_json:
+        _print_json({"releases": found, "addons": known})
+        return
+    for entry in found:
+        state = f"{len(entry['unresolved'])} unresolved" if entry["unresolved"] else "complete"
+        click.echo(f"{entry['release']:<6} {entry['kubernetes']:<9} {entry['os']:<5} {entry['arch']:<6} {state}")
+    for addon in known:
+        click.echo(f"add-on {addon['name']} {addon['version']} ({addon['kind']}) for {', '.join(addon['releases'])}")
+
+
+@main.command()
+@choosing
+@fetching
+@click.option("--allow-downgrade", is_flag=True, help="Let a package become older.")
+def lock(allow_downgrade: bool, **options: Any) -> None:
+    """Choose versions and digests, write them to the locks, and print what changed."""
+    target = _lock_target(options["lock_dir"])
+    wanted = select(**_split(options))
+    with Fetching(**options).open() as workshop:
+        found = resolve(wanted.release, wanted.addons, wanted.os_names, wanted.arches, workshop.registry.client,
+                        workshop.registry, wanted.locks, allow_downgrade=allow_downgrade)
+    write_locks(target, found.locks)
+    for line in found.changes:
+        click.echo(line)
+    _say(f"{target}: {len(found.changes)} changes")
+
+
+def _lock_target(lock_dir: Path | None) -> Path:
+    """Return the directory to write locks to: never into an installed package."""
+    found = lock_dir or data.lock_dir()
+    return Path.cwd() if data.is_installed() and found == data.root() else found
+
+
+@main.command("build")
+@choosing
+@fetching
+@click.option("-o", "--output", type=ANY_PATH, help="Default kubecarry-VERSION-OS-ARCH.tar.")
+@click.option("--key", type=FILE, help="Private key (PEM) to sign with: see keygen.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be fetched.")
+def build_command(output: Path | None, key: Path | None, dry_run: bool, **options: Any) -> None:
+    """Write the bundle that the locks pin."""
+    selection = select(**_split(options))
+    require_complete(selection)
+    order = Order(
+        selection=selection,
+        installer=data.installer_files(),
+        created=created(selection.release),
+        key=load_private(key) if key else None,
+        output=output or Path("-".join(["kubecarry", selection.release.kubernetes, *selection.os_names,
+                                        *selection.arches]) + ".tar"),
+    )
+    with Fetching(**options).open() as workshop:
+        if dry_run:
+            _print_plan(plan(selection, workshop))
+            return
+        built = build(order, workshop)
+    state = "" if built.changed else " is there already, unchanged"
+    _say(f"{built.path}: {built.members} members, {amount(built.size)}{state}")
+    _say(f"sha256 of its SHA256SUMS: {built.sums_sha256}")
+    click.echo(built.path)
+
+
+def _print_plan(items: list[Any]) -> None:
+    for item in items:
+        size = "unknown" if item.size is None else amount(item.size)
+        click.echo(f"{'cached' if item.cached else 'fetch':<6} {size:>9}  {item.name}")
+    wanted = [item for item in items if not item.cached]
+    unknown = " and files of unknown size" if any(item.size is None for item in wanted) else ""
+    _say(f"{len(wanted)} of {len(items)} files to fetch, {amount(sum(item.size or 0 for item in wanted))}{unknown}")
+
+
+@main.command("verify")
+@click.argument("bundle", type=FILE)
+@click.option("--key", type=FILE, help="Public key (PEM) that must have signed it.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def verify_command(bundle: Path, key: Path | None, as_json: bool, quiet: bool) -> None:
+    """Check every byte of a bundle."""
+    with Progress(quiet=quiet) as progress:
+        found = verify(bundle, key, progress)
+    if as_json:
+        _print_json({"path": str(bundle), **vars(found)})
+        return
+    click.echo(f"{bundle}: OK, {found.members} members, {amount(found.size)}")
+    if found.trusted:
+        click.echo(f"signed by {key}")
+    else:
+        _say("signed, but the signature was not checked: give --key" if found.signed else "not signed")
+
+
+@main.command("inspect")
+@click.argument("bundle", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def inspect_command(bundle: Path, as_json: bool) -> None:
+    """Show what is in a bundle."""
+    facts = inspecting.inspect(bundle)
+    if as_json:
+        _print_json(facts)
+    else:
+        click.echo("\n".join(inspecting.lines(facts)))
+
+
+@main.command("keygen")
+@click.argument("directory", type=ANY_PATH, required=False)
+@click.option("--out", type=ANY_PATH, help="The same as DIRECTORY.")
+def keygen_command(directory: Path | None, out: Path | None) -> None:
+    """Make a pair of keys in DIRECTORY to sign bundles with."""
+    if (directory is None) == (out is None):
+        raise click.UsageError("Give one directory: bundler keygen DIRECTORY")
+    private, public = keygen(directory or out or Path())
+    _say(f"Keep {private} secret; carry {public} to the other side by another way than the bundle.")
+    click.echo(f"{private}\n{public}")
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a completion script: eval "$(bundler completion bash)"."""
+    found = get_completion_class(shell)
+    if found:
+        click.echo(found(main, {}, "bundler", "_BUNDLER_COMPLETE").source())
+
+
+def _split(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the arguments of ``select`` out of a command's options."""
+    names = ("version", "os_names", "arches", "addons", "manifests", "lock_dir")
+    return {name: options.pop(name) for name in names if name in options}
+
+
+def _print_json(document: object) -> None:
+    click.echo(json.dumps(document, indent=1, sort_keys=True))
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
