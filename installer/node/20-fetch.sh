@@ -1,0 +1,133 @@
+# shellcheck shell=bash
+# Members of the bundle: fetched from $SERVER, checked against SHA256SUMS, used only afterwards.
+
+FETCH_WORKERS=6
+# The server may be restarted while nodes install: this many seconds are waited for it to come back.
+FETCH_PATIENCE=60
+CACHE=$STATE/cache
+
+# get URL FILE: one attempt, resuming FILE; sets HTTP_CODE; returns curl's code. The server is inside: never by proxy.
+get() {
+  HTTP_CODE=$(curl -g -sS -f --noproxy '*' --connect-timeout 5 --speed-limit 1 --speed-time 20 -C - \
+    -w '%{http_code}' -o "$2" -- "$1" 2>>"$LOG_SINK" </dev/null)
+}
+
+# get_patiently URL FILE SECONDS: retries what may pass (refused, reset, 5xx); 22 at once for a 4xx.
+get_patiently() {
+  local url=$1 file=$2 limit=$3 begun rc told=5
+  clock
+  begun=$NOW
+  while :; do
+    rc=0
+    get "$url" "$file" || rc=$?
+    case $rc:$HTTP_CODE in
+      0:*) return 0 ;;
+      33:* | *:416) rm -f "$file" ;; # what is there cannot be resumed
+      22:4*) return 22 ;;
+    esac
+    clock
+    [ $(((NOW - begun) / 100)) -lt "$limit" ] || return $rc
+    if [ $(((NOW - begun) / 100)) -ge $told ]; then
+      say "waiting for $SERVER (curl $rc, HTTP ${HTTP_CODE:-000})"
+      told=$((told + 5))
+    fi
+    sleep 0.3
+  done
+}
+
+# no_server CODE URL: says why and what to check.
+no_server() {
+  die $E_FETCH "$2 could not be fetched (curl code $1, HTTP ${HTTP_CODE:-000})" \
+    "check that the server still runs (curl $SERVER/healthz), and the firewall and route between; then run the same line again"
+}
+
+# fetch_sums: SHA256SUMS, the list that everything else is checked against; its own digest came inside deploy.sh.
+fetch_sums() {
+  local new=$CACHE/SHA256SUMS.new rc=0 have
+  mkdir -p "$CACHE/part"
+  rm -f "$new"
+  get_patiently "$SERVER/SHA256SUMS" "$new" 15 || rc=$?
+  [ $rc -eq 0 ] || no_server $rc "$SERVER/SHA256SUMS"
+  have=$(sha256sum "$new")
+  if [ "${have%% *}" != "$SUMS_SHA256" ]; then
+    rm -f "$new"
+    die $E_INTEGRITY "SHA256SUMS: sha256 is ${have%% *}, deploy.sh expects $SUMS_SHA256" \
+      "the server serves another bundle by now, or the transfer was tampered with: fetch deploy.sh again"
+  fi
+  mv -f "$new" "$CACHE/SHA256SUMS"
+}
+
+# members PREFIX: paths of the bundle's members below PREFIX.
+members() {
+  awk -v p="$1" '{ path = substr($0, 67) } index(path, p) == 1 { print path }' "$CACHE/SHA256SUMS"
+}
+
+# sum_of PATH: its sha256 by SHA256SUMS; nothing if it is no member.
+sum_of() {
+  awk -v p="$1" 'substr($0, 67) == p { print substr($0, 1, 64); exit }' "$CACHE/SHA256SUMS"
+}
+
+# is_sum SHA256 FILE: whether FILE has that digest.
+is_sum() {
+  local have
+  [ -f "$2" ] || return 1
+  have=$(sha256sum <"$2")
+  [ "${have%% *}" = "$1" ]
+}
+
+# fetch_one PATH: into $CACHE/PATH. The part file is named by the digest, so that another bundle's is never resumed.
+# Returns 5 or 6 after saying why.
+fetch_one() {
+  local path=$1 sum part rc=0 try
+  sum=$(sum_of "$path")
+  if [ -z "$sum" ]; then
+    printf 'error: %s is not in SHA256SUMS\n' "$path" >&2
+    return $E_INTEGRITY
+  fi
+  if is_sum "$sum" "$CACHE/$path"; then return 0; fi
+  part=$CACHE/part/$sum
+  for try in 1 2; do # twice: a part left by a power cut may be damaged
+    if ! is_sum "$sum" "$part"; then
+      get_patiently "$SERVER/$path" "$part" $FETCH_PATIENCE || rc=$?
+    fi
+    if [ $rc -ne 0 ]; then
+      printf 'error: %s/%s could not be fetched (curl code %s, HTTP %s)\n' "$SERVER" "$path" $rc "$HTTP_CODE" >&2
+      return $E_FETCH
+    fi
+    if is_sum "$sum" "$part"; then
+      mkdir -p "$(dirname "$CACHE/$path")"
+      mv -f "$part" "$CACHE/$path"
+      return 0
+    fi
+    note "$path: digest differs (attempt $try)"
+    rm -f "$part"
+  done
+  printf 'error: %s: its sha256 is not the %s of SHA256SUMS\n' "$path" "$sum" >&2
+  return $E_INTEGRITY
+}
+
+# fetch PATH…: all of them, several at a time; ends the run on the first kind of failure.
+fetch() {
+  local worker pids=() pid rc worst=0 paths=("$@")
+  for ((worker = 0; worker < FETCH_WORKERS && worker < $#; worker++)); do
+    (
+      set +e
+      for ((i = worker; i < ${#paths[@]}; i += FETCH_WORKERS)); do
+        fetch_one "${paths[i]}" || exit $?
+      done
+    ) </dev/null &
+    pids+=($!)
+  done
+  for pid in ${pids[@]+"${pids[@]}"}; do
+    rc=0
+    wait "$pid" || rc=$?
+    [ $rc -le $worst ] || worst=$rc
+  done
+  case $worst in
+    0) ;;
+    "$E_INTEGRITY") die $E_INTEGRITY "a member of the bundle is not what SHA256SUMS says (named above)" \
+      "verify the bundle on the server (python3 -m installer verify), then run the same line again" ;;
+    *) die $E_FETCH "a member of the bundle could not be fetched (named above)" \
+      "check the server (curl $SERVER/healthz), then run the same line again: it resumes" ;;
+  esac
+}

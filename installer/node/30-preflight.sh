@@ -1,0 +1,114 @@
+# shellcheck shell=bash
+# Preflight: every fault of the host at once, each with its remedy, before anything is changed.
+# A check is a function check_ID (dashes as underscores) that calls fault or caution, and a line in the table.
+
+FAULTS=()   # "id<TAB>what<TAB>remedy"
+CAUTIONS=()
+CHECKING='' # id of the check that runs
+ROLE=''     # master or node
+
+# In the order they are told. any: both roles.
+CHECKS='
+any    root
+any    systemd
+any    commands
+any    os
+any    arch
+any    package-manager
+any    kernel
+any    kernel-modules
+any    proc-sys
+any    cgroup
+master cpu-count
+master memory
+node   node-memory
+any    swap
+any    disk
+master etcd-disk
+any    hostname
+any    hostname-resolves
+any    resolv-conf
+any    address
+node   join-self
+node   token-form
+node   master-reachable
+node   token-valid
+node   ca-hash
+any    default-route
+any    networks
+any    clock
+any    server
+any    proxy
+any    selinux
+any    firewall
+any    other-firewall
+any    other-role
+any    other-cluster
+any    other-kubelet
+any    residue
+any    cni-residue
+any    links
+any    containerd
+any    docker
+any    ports
+'
+
+# fault WHAT REMEDY: an error of the running check, unless --ignore names it.
+fault() {
+  if ignored "$CHECKING"; then
+    caution "$1 (ignored)" "$2"
+  else
+    FAULTS+=("$CHECKING"$'\t'"$1"$'\t'"$2")
+  fi
+}
+
+# caution WHAT REMEDY: worth knowing, but no reason to stop.
+caution() {
+  CAUTIONS+=("$CHECKING"$'\t'"$1"$'\t'"$2")
+}
+
+# ignored ID: whether --ignore names this check, or all.
+ignored() {
+  case ",$OPT_IGNORE," in *",$1,"* | *,all,*) return 0 ;; *) return 1 ;; esac
+}
+
+# known_check ID: whether the table has it.
+known_check() {
+  [ "$1" = all ] || grep -Eq "^[a-z]+ +$1\$" <<<"$CHECKS"
+}
+
+# ours: whether what stands here was installed by us, so that its ports and files are no residue.
+ours() { recorded cluster; }
+
+# run_checks ROLE: fills FAULTS and CAUTIONS.
+run_checks() {
+  local role id
+  ROLE=$1
+  FAULTS=() CAUTIONS=()
+  while read -r role id; do
+    case $role in any | "$ROLE") ;; *) continue ;; esac
+    CHECKING=$id
+    "check_${id//-/_}" </dev/null
+  done <<<"$CHECKS"
+}
+
+# tell_findings LABEL LINE…: "LABEL id: what" and the remedy below it.
+tell_findings() {
+  local label=$1 line id what remedy
+  shift
+  for line; do
+    IFS=$'\t' read -r id what remedy <<<"$line"
+    printf '%s %s: %s\n' "$label" "$id" "$what" >&2
+    printf '        -> %s\n' "$remedy" >&2
+    note "$label $id: $what"
+  done
+}
+
+# preflight ROLE: tells every finding; exit 7 if one is a fault.
+preflight() {
+  run_checks "$1"
+  tell_findings 'warning' ${CAUTIONS[@]+"${CAUTIONS[@]}"}
+  tell_findings 'fault  ' ${FAULTS[@]+"${FAULTS[@]}"}
+  [ ${#FAULTS[@]} -eq 0 ] || die $E_ENVIRONMENT "preflight found ${#FAULTS[@]} fault(s) (above); nothing was changed on this host by it" \
+    "mend them and run the same line again, or add --ignore ID[,ID] for what you judge harmless"
+}

@@ -1,0 +1,133 @@
+# shellcheck shell=bash
+# Checks of names, addresses, networks, ports, time and the server.
+
+check_hostname() {
+  [[ $NODE_NAME =~ ^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$ ]] && [ ${#NODE_NAME} -le 63 ] && [ "$NODE_NAME" != localhost ] &&
+    [ "${NODE_NAME#localhost.}" = "$NODE_NAME" ] ||
+    fault "\"$NODE_NAME\" cannot be a node's name (a-z, 0-9, - and . only, at most 63, not localhost)" 'set another host name (hostnamectl set-hostname), or pass --node-name'
+}
+
+check_hostname_resolves() {
+  timeout 3 getent hosts "$NODE_NAME" >/dev/null 2>&1 ||
+    caution "$NODE_NAME does not resolve" 'a marked line goes into /etc/hosts; down removes it'
+}
+
+# has_nameserver: whether pods would be given a resolver; CoreDNS refuses to start without one.
+has_nameserver() {
+  grep -Eq '^[[:space:]]*nameserver[[:space:]]' /etc/resolv.conf 2>/dev/null
+}
+
+check_resolv_conf() {
+  has_nameserver || caution '/etc/resolv.conf names no nameserver' "pods get one that names only this node's own address, so that the cluster's DNS starts; names outside the cluster will not resolve"
+}
+
+check_address() {
+  local remedy='pass --advertise-address with one of: '
+  remedy=$remedy$(ip -4 -o addr show scope global 2>/dev/null | awk '{ split($4, p, "/"); printf "%s ", p[1] }')
+  if [ -z "$NODE_ADDRESS" ]; then
+    fault "no address of this host was found${OPT_INTERFACE:+ on $OPT_INTERFACE}" "$remedy"
+  elif [ -z "$NODE_DEVICE" ]; then
+    fault "$NODE_ADDRESS is not an address of this host" "$remedy"
+  elif [ "$NODE_DEVICE" = lo ]; then
+    fault "$NODE_ADDRESS is a loopback address: other nodes cannot reach it" "$remedy"
+  elif [ -n "$OPT_INTERFACE" ] && [ "$NODE_DEVICE" != "$OPT_INTERFACE" ]; then
+    fault "$NODE_ADDRESS is on $NODE_DEVICE, not on $OPT_INTERFACE" 'pass only one of --advertise-address and --interface'
+  fi
+}
+
+has_default_route() { [ -n "$(ip -4 route show default 2>/dev/null)" ]; }
+
+check_default_route() {
+  has_default_route || caution 'no default route' "a route for the service network ($SERVICE_SUBNET) over ${NODE_DEVICE:-the node interface} is added, kept over reboots; down removes it"
+}
+
+# used_networks: "network what" lines: what this host can reach directly or by a route, but for what the cluster made.
+used_networks() {
+  ip -4 -o addr show 2>/dev/null | awk '$2 !~ /^(lo|cni0|flannel|docker0|kube-|veth)/ { print $4, "address of " $2 }'
+  ip -4 route show 2>/dev/null | awk '$1 ~ /^[0-9]/ && !/ dev (cni0|flannel[^ ]*|docker0)/ { print $1, "route" }'
+}
+
+# clashes CIDR: the used networks that share an address with it.
+clashes() {
+  local network what
+  while read -r network what; do
+    if overlap "$1" "$network"; then printf '%s (%s) ' "$network" "$what"; fi
+  done < <(used_networks)
+}
+
+check_networks() {
+  local name clash
+  if overlap "$POD_SUBNET" "$SERVICE_SUBNET"; then
+    fault "the pod network $POD_SUBNET and the service network $SERVICE_SUBNET overlap" 'choose others with --pod-subnet and --service-subnet'
+  fi
+  ! ours || return 0
+  for name in POD_SUBNET SERVICE_SUBNET; do
+    clash=$(clashes "${!name}")
+    [ -z "$clash" ] || fault "the network ${!name} is in use on this host: $clash" "choose another with --pod-subnet or --service-subnet on the master"
+  done
+}
+
+check_clock() {
+  local header skew year
+  year=$(date -u +%Y)
+  if [ "$year" -lt 2024 ]; then fault "the clock says $(date -u +%F)" 'set it (date -s, or start chronyd): certificates would not be valid'; fi
+  header=$(curl -sI --noproxy '*' --max-time 5 "$SERVER/healthz" 2>/dev/null | tr -d '\r' | sed -n 's/^[Dd]ate: //p') || true
+  [ -n "$header" ] || return 0
+  skew=$(($(date +%s) - $(date -d "$header" +%s)))
+  if [ ${skew#-} -gt 60 ]; then
+    fault "the clock differs from the server's by $skew s" 'set both (date -s, or start chronyd): certificates are refused before they become valid'
+  fi
+}
+
+check_proxy() {
+  [ -z "$PROXIES" ] || caution "a proxy is set in the environment ($PROXIES)" 'it is ignored for the server and the cluster'
+  if systemctl show --property=Environment containerd kubelet 2>/dev/null | grep -qi _proxy=; then
+    caution 'containerd or kubelet has a proxy in its unit' 'see that its NO_PROXY names the node, pod and service networks'
+  fi
+}
+
+firewalld_active() { systemctl is-active -q firewalld 2>/dev/null; }
+
+check_firewall() {
+  firewalld_active || return 0
+  case $OPT_FIREWALL in
+    open) caution 'firewalld is active' "the cluster's ports are opened in it; down closes them" ;;
+    off) caution 'firewalld is active' 'it is stopped and disabled; down starts it again' ;;
+  esac
+}
+
+check_other_firewall() {
+  if systemctl is-active -q ufw 2>/dev/null && grep -qs '^ENABLED=yes' /etc/ufw/ufw.conf; then
+    caution 'ufw is active' "allow these in it: $(ports_of "$ROLE" | tr '\n' ' ')"
+  elif ! firewalld_active && iptables-save -t filter 2>/dev/null | grep -Eq '^:INPUT (DROP|REJECT)'; then
+    caution 'iptables drops incoming packets by default' "accept these: $(ports_of "$ROLE" | tr '\n' ' ')"
+  fi
+}
+
+check_server() {
+  curl -fs --noproxy '*' --connect-timeout 5 --max-time 10 -o /dev/null "$SERVER/healthz" 2>/dev/null ||
+    fault "$SERVER does not answer" 'check that the server still runs, and the firewall and route between'
+}
+
+# listening: local TCP ports in use, of both address families; read from /proc, because ss is not everywhere.
+listening() {
+  local hex
+  awk '$4 == "0A" { n = split($2, a, ":"); print a[n] }' /proc/net/tcp /proc/net/tcp6 2>/dev/null | sort -u |
+    while read -r hex; do printf '%d\n' "0x$hex"; done
+}
+
+# port_user PORT: who listens, if ss can tell.
+port_user() {
+  ss -Hltnp "sport = :$1" 2>/dev/null | sed -n 's/.*users:((\("[^"]*",pid=[0-9]*\).*/ by \1/p' | head -n 1 || true
+}
+
+check_ports() {
+  local port wanted='10250 10248 10249 10256'
+  ! ours || return 0
+  [ "$ROLE" != master ] || wanted="6443 2379 2380 2381 10257 10259 $wanted"
+  for port in $wanted; do
+    if listening | grep -qx "$port"; then
+      fault "port $port is in use$(port_user "$port")" "stop what listens there (ss -ltnp 'sport = :$port')"
+    fi
+  done
+}

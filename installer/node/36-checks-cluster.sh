@@ -1,0 +1,120 @@
+# shellcheck shell=bash
+# Checks of what was here before us, and, for join, of the master and the token.
+
+check_other_kubelet() {
+  ! ours || return 0
+  if systemctl is-active -q kubelet 2>/dev/null; then
+    fault 'a kubelet runs that was not installed by this' 'remove the other cluster from this host first'
+  elif command -v kubelet >/dev/null 2>&1 && [ "$(kubelet_version)" != "$KUBERNETES_VERSION" ]; then
+    fault "kubelet $(kubelet_version) is installed, the bundle has $KUBERNETES_VERSION" 'remove its package first'
+  fi
+}
+
+# kubelet_version: v1.20.2, of the program on PATH.
+kubelet_version() { timeout 10 kubelet --version 2>/dev/null | awk '{ print $2 }'; }
+
+check_other_cluster() {
+  local unit
+  for unit in k3s k3s-agent rke2-server rke2-agent k0scontroller k0sworker microk8s; do
+    if systemctl is-active -q $unit 2>/dev/null; then fault "$unit runs here" 'uninstall it first: two clusters cannot share a host'; fi
+  done
+}
+
+check_other_role() {
+  local role
+  role=$(state_get role)
+  if [ -n "$role" ] && [ "$role" != "$ROLE" ]; then
+    fault "this host is installed as $role" 'run the down verb first to make it something else'
+  fi
+}
+
+# has_files PATH: whether any file lies below it.
+has_files() { [ -n "$(find "$1" -type f -print -quit 2>/dev/null)" ]; }
+
+check_residue() {
+  local path
+  ! ours || return 0
+  for path in /etc/kubernetes /var/lib/kubelet /var/lib/etcd; do
+    if has_files $path; then fault "$path has files of an earlier cluster" "run the down verb of what installed it, or remove them: rm -rf $path/*"; fi
+  done
+}
+
+check_cni_residue() {
+  ! ours || return 0
+  if has_files /etc/cni/net.d; then
+    fault "/etc/cni/net.d has $(find /etc/cni/net.d -type f -printf '%f ')" 'remove it: the first file there decides the pod network'
+  fi
+}
+
+check_links() {
+  local link
+  ! ours || return 0
+  for link in cni0 flannel.1 kube-ipvs0; do
+    [ ! -e /sys/class/net/$link ] || fault "the interface $link is left from an earlier cluster" "ip link delete $link"
+  done
+}
+
+# cri_containers: containers of containerd's k8s.io namespace.
+cri_containers() {
+  [ -S /run/containerd/containerd.sock ] || return 0
+  command -v ctr >/dev/null 2>&1 || return 0
+  timeout 10 ctr -n k8s.io containers list -q 2>/dev/null || true
+}
+
+check_containerd() {
+  local version
+  ! ours || return 0
+  command -v containerd >/dev/null 2>&1 || return 0
+  recorded packages && return 0
+  version=$(containerd --version 2>/dev/null | sed -n 's/.* v\{0,1\}\([0-9]*\.[0-9]*\)\..*/\1/p')
+  case $version in
+    1.[0-4]) fault "containerd $version is installed; 1.5 or newer is needed for certs.d" 'remove its package: the bundle brings a newer one' ;;
+    *) caution "containerd $version is here already" "/etc/containerd/config.toml is replaced (systemd cgroups, the bundle as registry); down puts yours back, and spares containers that are not ours" ;;
+  esac
+  if [ -n "$(cri_containers)" ]; then
+    fault 'containerd has containers in its namespace k8s.io' 'remove them (crictl rmp -fa): the kubelet would take them for its own'
+  fi
+}
+
+check_docker() {
+  local driver
+  systemctl is-active -q docker 2>/dev/null || return 0
+  caution 'docker runs here' 'the cluster uses containerd beside it; containers of docker are left alone, by down too'
+  driver=$(timeout 10 docker info --format '{{.CgroupDriver}}' 2>/dev/null || true)
+  [ "${driver:-systemd}" = systemd ] || caution "docker uses the cgroup driver $driver, the cluster systemd" 'set native.cgroupdriver=systemd in docker as well: two managers disagree under memory pressure'
+}
+
+check_token_form() {
+  [[ $OPT_TOKEN =~ ^[a-z0-9]{6}\.[a-z0-9]{16}$ ]] || fault 'the token is not of the form abcdef.0123456789abcdef' 'copy it again from the join line that the master printed'
+}
+
+check_master_reachable() {
+  load_cluster_info || fault "the master at $MASTER_HOST:$MASTER_PORT does not answer" \
+    'check the address, that the master is installed and its API server runs, and the firewall (6443/tcp) and route between'
+}
+
+check_token_valid() {
+  if [ -z "$CLUSTER_INFO" ] || ours; then return 0; fi
+  if ! grep -q "\"jws-kubeconfig-${OPT_TOKEN%%.*}\"" <<<"$CLUSTER_INFO"; then
+    fault "the master does not know the token ${OPT_TOKEN%%.*}.…, or it has expired (after 24 h)" 'print a new join line on the master: deploy.sh token'
+  elif ! token_signs "$OPT_TOKEN"; then
+    fault "the token's second half is wrong" 'copy it again from the join line that the master printed'
+  else
+    adopt_networks || caution "the cluster's networks could not be read" "its defaults are assumed: pods $POD_SUBNET, services $SERVICE_SUBNET"
+  fi
+}
+
+check_ca_hash() {
+  local hash
+  [ -n "$CLUSTER_INFO" ] || return 0
+  if [ -z "$OPT_CA_HASH" ]; then
+    caution 'no --ca-cert-hash: whether the master is the right one is NOT checked beyond the token' 'anyone who knows the token can pose as the master; use the whole join line that it printed'
+    return 0
+  fi
+  hash=$(cluster_ca | ca_hash)
+  [ "$hash" = "$OPT_CA_HASH" ] || fault "the cluster's CA is $hash, not the $OPT_CA_HASH asked for" 'either the hash is of another cluster, or another machine answers at this address'
+}
+
+check_join_self() {
+  [ -z "$(device_of "$MASTER_HOST")" ] || fault "$MASTER_HOST is this host itself" 'give the address of the master'
+}

@@ -1,0 +1,141 @@
+# shellcheck shell=bash
+# Packages: the role's closure, fetched and checked by us, installed by the host's own dnf or yum from a local
+# repository with signature checking on; no other repository is asked.
+
+# package_manager: prints dnf or yum.
+package_manager() {
+  command -v dnf 2>/dev/null || command -v yum 2>/dev/null
+}
+
+# rpm_names FILE…: name-version-release.arch of package files.
+rpm_names() {
+  rpm -qp --nosignature --qf '%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH} %{NAME}.%{ARCH}\n' "$@" 2>/dev/null </dev/null
+}
+
+# role_packages: paths of the role's packages; its list is fetched first.
+role_packages() {
+  cat "$CACHE/lists/$HOST_OS/$ROLE.packages"
+}
+
+# packages_installed: whether every package of the role is there, or its name is with another version (the host's own,
+# which a dependency list cannot fault). The names were learnt from the package files at the first run.
+packages_installed() {
+  local names=$STATE/lists/packages-$HOST_OS-$ROLE list=$CACHE/lists/$HOST_OS/$ROLE.packages
+  [ "$(head -n 1 "$names" 2>/dev/null)" = "$(sha256sum <"$list")" ] || return 1
+  missing_packages >/dev/null || return 1
+  [ -z "$(missing_packages)" ]
+}
+
+# missing_packages: of the learnt names, those that are not installed under any version; and ours at another version.
+missing_packages() {
+  local names=$STATE/lists/packages-$HOST_OS-$ROLE
+  { rpm -qa --qf 'have %{NAME}.%{ARCH} %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}\n' </dev/null && tail -n +2 "$names"; } | awk '
+    $1 == "have" { name[$2]; full[$3]; next }
+    !($1 in full) && (!($2 in name) || $2 ~ /^(kubelet|kubeadm|kubectl|containerd\.io|kubernetes-cni|cri-tools)\./) { print $1 }'
+}
+
+# fetch_packages: the packages, the metadata and the keys into the cache, laid out as the repository.
+fetch_packages() {
+  local paths=()
+  mapfile -t paths < <(role_packages && members "packages/$HOST_OS/repodata/" && members "packages/$HOST_OS/keys/")
+  [ ${#paths[@]} -gt 0 ] || die $E_INTEGRITY "lists/$HOST_OS/$ROLE.packages is empty" 'verify the bundle on the server'
+  fetch "${paths[@]}"
+}
+
+# learn_names: keeps the names of the role's package files, under the digest of the list that they belong to.
+learn_names() {
+  local list=$CACHE/lists/$HOST_OS/$ROLE.packages files=()
+  mapfile -t files < <(sed "s|^|$CACHE/|" "$list")
+  mkdir -p "$STATE/lists"
+  { sha256sum <"$list" && rpm_names "${files[@]}"; } >"$STATE/lists/packages-$HOST_OS-$ROLE"
+}
+
+# trust_keys: imports the bundle's keys. Their names in the rpm database are learnt in a scratch database first, so that
+# they are recorded before the real one changes and down removes exactly these.
+trust_keys() {
+  local scratch=$STATE/tmp/rpmdb key name
+  mkdir -p "$scratch"
+  for key in "$CACHE/packages/$HOST_OS/keys/"*; do
+    [ -e "$key" ] || continue
+    rpm --dbpath "$scratch" --import "$key" </dev/null 2>>"$LOG_SINK" || die $E_INTEGRITY "packages/$HOST_OS/keys/${key##*/} is not a key that rpm can import" \
+      'rebuild the bundle'
+    while read -r name; do
+      if rpm -q "$name" >/dev/null 2>&1; then continue; fi
+      record rpmkey "$name"
+      rpm --import "$key" </dev/null
+    done < <(rpm --dbpath "$scratch" -qa 'gpg-pubkey*' </dev/null)
+  done
+  rm -rf "$scratch"
+}
+
+undo_rpmkey() {
+  if rpm -q "$1" >/dev/null 2>&1; then logged rpm -e --allmatches "$1"; fi
+}
+
+# repository: the .repo file that names the local copy.
+repository() {
+  local key keys=''
+  for key in "$CACHE/packages/$HOST_OS/keys/"*; do
+    [ ! -e "$key" ] || keys="$keys file://$key"
+  done
+  printf '[kubecarry]\nname=Kubecarry bundle\nbaseurl=file://%s\nenabled=1\nmodule_hotfixes=1\n' "$CACHE/packages/$HOST_OS"
+  if [ -n "$keys" ]; then
+    printf 'gpgcheck=1\ngpgkey=%s\n' "${keys# }"
+  else
+    warn "the bundle carries no signing key for $HOST_OS: packages are checked by digest alone"
+    printf 'gpgcheck=0\n'
+  fi
+}
+
+# package_command ARG…: dnf or yum with nothing but our repository, our cache and no plug-ins.
+package_command() {
+  local manager
+  manager=$(package_manager)
+  local options=(-y --noplugins --disablerepo='*' --enablerepo=kubecarry --setopt=reposdir="$STATE/repos" --setopt=cachedir="$STATE/yum"
+    --setopt=keepcache=0 --releasever="${HOST_OS#el}")
+  if [ "${manager##*/}" = dnf ]; then
+    options+=(--setopt=install_weak_deps=False --setopt="module_platform_id=platform:$HOST_OS")
+  fi
+  supervise 600 'installing packages' "$manager" "${options[@]}" "$@"
+}
+
+install_packages() {
+  local missing=()
+  fetch "lists/$HOST_OS/$ROLE.packages"
+  if packages_installed; then
+    say 'packages are installed'
+  else
+    fetch_packages
+    learn_names
+    mapfile -t missing < <(missing_packages)
+    record packages "$(printf '%s\n' "${missing[@]}" | keep_lines packages)"
+    trust_keys
+    mkdir -p "$STATE/repos"
+    repository >"$STATE/repos/kubecarry.repo"
+    rm -rf "$STATE/yum"
+    package_command install "${missing[@]}" || die $E_ENVIRONMENT 'the packages could not be installed (above)' \
+      "see $LOG; free a running package manager if it holds the lock, then run the same line again"
+    rm -rf "$STATE/yum"
+  fi
+  check_versions
+}
+
+# check_versions: what is on PATH is what was installed.
+check_versions() {
+  [ "$(kubelet_version)" = "$KUBERNETES_VERSION" ] || die $E_ENVIRONMENT "kubelet on this host is $(kubelet_version), not $KUBERNETES_VERSION" \
+    'remove the other kubelet from PATH, then run the same line again'
+  containerd --version >/dev/null 2>&1 || die $E_ENVIRONMENT 'containerd does not start from PATH' "see $LOG"
+}
+
+# undo_packages LIST: one transaction, since they need each other.
+undo_packages() {
+  local name there=()
+  while read -r name; do
+    if rpm -q "$name" >/dev/null 2>&1; then there+=("$name"); fi
+  done <"$STATE/lists/$1"
+  [ ${#there[@]} -eq 0 ] || logged rpm -e "${there[@]}" || {
+    warn "packages could not be removed (does something else need them by now?): ${there[*]}"
+    return 1
+  }
+  systemctl daemon-reload </dev/null 2>/dev/null || true
+}

@@ -1,0 +1,32 @@
+# shellcheck shell=bash
+# Tokens and the join line.
+
+# usable_token: one that the cluster has and that may still be joined with; nothing if there is none.
+usable_token() {
+  kubeadm --kubeconfig=$ADMIN_CONF token list 2>/dev/null </dev/null |
+    awk 'NR > 1 && $2 != "<invalid>" && /authentication,signing/ && /default-node-token/ { print $1; exit }' || true
+}
+
+# create_token: prints a new one, good for 24 h.
+create_token() {
+  kubeadm --kubeconfig=$ADMIN_CONF token create --ttl 24h 2>>"$LOG_SINK" </dev/null
+}
+
+# print_join TOKEN: on stdout: the short line, and the one that checks deploy.sh before it runs it.
+print_join() {
+  local endpoint hash digest arguments
+  endpoint=$(kube config view -o 'jsonpath={.clusters[0].cluster.server}')
+  hash=$(ca_hash </etc/kubernetes/pki/ca.crt)
+  arguments="join --token $1 --ca-cert-hash $hash ${endpoint#https://}"
+  printf '\nTo join a node, run there as root (the token expires after 24 h; the verb "token" prints a new line):\n\n'
+  printf '  curl -fsSL %s/deploy.sh | bash -s %s\n' "$SERVER" "$arguments"
+  digest=$(curl -fsS --noproxy '*' --max-time 10 "$SERVER/deploy.sh" 2>/dev/null | sha256sum) || return 0
+  printf '\nor, safe against a changed script on the way:\n\n'
+  printf '  curl -fsSL %s/deploy.sh -o deploy.sh && echo "%s  deploy.sh" | sha256sum -c - && bash deploy.sh %s\n\n' "$SERVER" "${digest%% *}" "$arguments"
+}
+
+# need_master: the verb works on a finished master only.
+need_master() {
+  [ -e $ADMIN_CONF ] || die $E_ENVIRONMENT 'this host is no master' 'run it on the master'
+  api_healthy >/dev/null 2>&1 || die $E_ENVIRONMENT 'the API server does not answer' 'see deploy.sh status, journalctl -u kubelet'
+}

@@ -1,0 +1,86 @@
+# shellcheck shell=bash
+# status: what this host is, and what differs from what was installed. Changes nothing; needs no server.
+
+DIFFERS=0
+
+# tell KEY TEXT: a line of status.
+tell() { printf '%-10s %s\n' "$1" "$2"; }
+
+# differs TEXT
+differs() {
+  tell differs "$1"
+  DIFFERS=$((DIFFERS + 1))
+}
+
+# changed_files: compares each file that we put with its digest in the journal (the last one counts).
+changed_files() {
+  local path sum
+  while IFS=$'\t' read -r path sum; do
+    if [ ! -e "$path" ]; then
+      differs "$path is missing"
+    elif ! is_sum "$sum" "$path"; then
+      differs "$path was changed after the installation"
+    fi
+  done < <(awk -F'\t' '$1 == "file" { sum[$2] = $4 } END { for (p in sum) print p "\t" sum[p] }' "$STATE/journal" | sort)
+}
+
+status_units() {
+  local unit state
+  for unit in containerd kubelet; do
+    state=$(systemctl is-active $unit 2>/dev/null </dev/null || true)
+    tell service "$unit ${state:-absent}"
+    [ "$state" = active ] || differs "$unit is ${state:-absent}"
+    systemctl is-enabled -q $unit 2>/dev/null </dev/null || differs "$unit does not start at boot"
+  done
+}
+
+status_packages() {
+  local list name
+  while read -r list; do
+    while read -r name; do
+      rpm -q "$name" >/dev/null 2>&1 || differs "package $name is not installed any more"
+    done <"$STATE/lists/$list"
+  done < <(awk -F'\t' '$1 == "packages" { print $2 }' "$STATE/journal")
+  tell versions "kubelet $(kubelet_version), $(containerd --version 2>/dev/null | awk '{ print "containerd " $3 }')"
+  [ "$(kubelet_version)" = "$(state_get version)" ] || differs "kubelet is not the $(state_get version) installed"
+}
+
+status_host() {
+  local key
+  if recorded swap && [ -n "$(swap_devices)" ]; then differs "swap is on again: $(swap_devices | tr '\n' ' ')"; fi
+  for key in net.bridge.bridge-nf-call-iptables net.ipv4.ip_forward; do
+    [ "$(sysctl -n $key 2>/dev/null)" = 1 ] || differs "$key is not 1"
+  done
+  if recorded route && [ -z "$(ip -4 route show exact "$(state_get services)" 2>/dev/null)" ]; then
+    differs "the route to $(state_get services) is gone"
+  fi
+  [ -n "$(device_of "$NODE_ADDRESS")" ] || differs "$NODE_ADDRESS is no address of this host any more"
+}
+
+status_cluster() {
+  if ! api_healthy >/dev/null 2>&1; then
+    differs 'the API server does not answer'
+  elif node_ready; then
+    tell cluster "$NODE_NAME is Ready"
+  else
+    differs "$NODE_NAME is not Ready"
+  fi
+}
+
+# status: exit 0 if all is as installed, else 7.
+status() {
+  if [ ! -e "$STATE/journal" ]; then
+    tell node 'nothing is installed here by Kubecarry'
+    return $E_ENVIRONMENT
+  fi
+  NODE_NAME=$(state_get name)
+  NODE_ADDRESS=$(state_get address)
+  tell node "$NODE_NAME ($NODE_ADDRESS), $(state_get role), Kubernetes $(state_get version), from $(state_get server)"
+  tell steps "$(sed -n 's/^step-//p' "$STATE/state" | awk -F= '{ printf "%s%s %s", s, $1, $2; s = ", " }')"
+  status_packages
+  status_units
+  status_host
+  changed_files
+  if [ "$(state_get cluster)" = 'done' ]; then status_cluster; else differs 'the installation is unfinished: run the same line again'; fi
+  [ $DIFFERS -eq 0 ] || return $E_ENVIRONMENT
+}

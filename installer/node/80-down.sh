@@ -1,0 +1,118 @@
+# shellcheck shell=bash
+# down: undoes the journal, backwards; never stops at what is missing already.
+
+RULE_TOOLS='iptables ip6tables'
+
+# save_rules: keeps the firewall rules as they are; prints the name of the lists.
+save_rules() {
+  local tool name=rules-$$-$RANDOM
+  for tool in $RULE_TOOLS; do
+    "$tool-save" 2>/dev/null </dev/null | rule_lines >"$STATE/lists/$name-$tool" || true
+  done
+  printf '%s' "$name"
+}
+
+# rule_lines <iptables-save: "table rule" lines, chains included, counters and comments left out.
+rule_lines() {
+  awk '/^\*/ { table = substr($0, 2) } /^:/ { print table " " $1 } /^-A/ { print table " " $0 }'
+}
+
+# pod_networks: the pod network that we were told, and the one that flannel says.
+pod_networks() {
+  { printf '%s\n' "$1"; sed -n 's/^FLANNEL_NETWORK=//p' /run/flannel/subnet.env 2>/dev/null; } | sort -u
+}
+
+# removal OLD-LIST NETWORKS <rules: an iptables-restore --noflush script that takes away what the cluster brought: its
+# chains (KUBE-, CNI-, FLANNEL-) and, elsewhere, rules that were not there before and name them or a pod network.
+removal() {
+  awk -v old="$1" -v networks="$2" '
+    BEGIN { while ((getline line < old) > 0) was[line]
+            n = split(networks, nets, " ")
+            for (i = 1; i <= n; i++) { gsub(/[.\/]/, "[&]", nets[i]); nets[i] = "(^| )" nets[i] "( |$)" } }
+    function mine(text,   i) {
+      if (text ~ /(KUBE-|CNI-|FLANNEL-)/) return 1
+      for (i = 1; i <= n; i++) if (text ~ nets[i]) return 1
+      return 0 }
+    function flush() { if (deletes chains) printf "*%s\n%s%s%sCOMMIT\n", table, flushes, deletes, chains
+      flushes = deletes = chains = "" }
+    { if ($1 != table) { flush(); table = $1 } if ($0 in was) next; rule = substr($0, length($1) + 2) }
+    rule ~ /^:(KUBE-|CNI-|FLANNEL)/ { chain = substr(rule, 2); flushes = flushes ":" chain " - [0:0]\n"; chains = chains "-X " chain "\n"; next }
+    rule ~ /^-A (KUBE-|CNI-|FLANNEL)/ { next }
+    rule ~ /^-A/ && mine(rule) { deletes = deletes "-D" substr(rule, 3) "\n" }
+    END { flush() }'
+}
+
+# undo_rules NAME: foreign rules stay as they are.
+undo_rules() {
+  local tool script rc=0 networks
+  networks=$(pod_networks "$POD_SUBNET" | tr '\n' ' ')
+  for tool in $RULE_TOOLS; do
+    command -v "$tool-save" >/dev/null 2>&1 || continue
+    script=$("$tool-save" 2>/dev/null </dev/null | rule_lines | removal "$STATE/lists/$1-$tool" "$networks")
+    [ -z "$script" ] || "$tool-restore" --noflush <<<"$script" 2>>"$LOG_SINK" || rc=1
+  done
+  return $rc
+}
+
+# our_containers LIST: containers of k8s.io that were not there before us.
+our_containers() { cri_containers | grep -Fxv -f "$1" || true; }
+
+# remove_pods [LIST]: ends and removes our containers; the runtime's own tool first, since it undoes their networks.
+remove_pods() {
+  local list=${1:-/dev/null} id
+  systemctl is-active -q containerd </dev/null || return 0
+  for id in $(our_containers "$list"); do
+    timeout 20 crictl rmp -f "$id" >/dev/null 2>&1 </dev/null || true
+  done
+  for id in $(our_containers "$list"); do
+    timeout 20 ctr -n k8s.io task kill -s SIGKILL "$id" >/dev/null 2>&1 </dev/null || true
+    timeout 20 ctr -n k8s.io task rm -f "$id" >/dev/null 2>&1 </dev/null || true
+    timeout 20 ctr -n k8s.io container rm "$id" >/dev/null 2>&1 </dev/null || true
+  done
+  [ -z "$(our_containers "$list")" ]
+}
+
+# undo_cluster ROLE LIST POD-SUBNET
+undo_cluster() {
+  local list=$STATE/lists/$2 network destination
+  POD_SUBNET=$3
+  systemctl stop kubelet.service >/dev/null 2>&1 </dev/null || true
+  if [ ! -s "$list" ] && command -v kubeadm >/dev/null 2>&1 && [ -d /etc/kubernetes ]; then
+    # It also takes this master out of an etcd that has others; it may fail, what it leaves is removed below.
+    logged timeout 90 kubeadm reset -f --cri-socket="$CONTAINERD_SOCKET" || note 'kubeadm reset failed'
+  fi
+  remove_pods "$list" || { warn 'containers of the cluster could not be removed: ctr -n k8s.io containers list'; return 1; }
+  systemctl stop 'kubepods*.slice' >/dev/null 2>&1 </dev/null || true
+  for network in $(pod_networks "$3"); do
+    while read -r destination; do
+      if within "$destination" "$network"; then ip -4 route del "$destination" 2>/dev/null || true; fi
+    done < <(ip -4 route show | awk '$1 ~ /^[0-9.]+(\/[0-9]+)?$/ && / via / { print $1 }')
+  done
+}
+
+# confirm: asks on a terminal; through a pipe the operator has typed the verb already.
+confirm() {
+  local answer
+  if [ -n "$OPT_YES" ] || [ ! -t 0 ]; then return 0; fi
+  printf 'This removes the cluster from this host, its data included. Type yes to go on: ' >&2
+  read -r answer
+  [ "$answer" = yes ] || die $E_ENVIRONMENT 'not confirmed: nothing was changed'
+}
+
+# down: exit 7 only if something could not be undone; then the same line may be run again for the rest.
+down() {
+  if [ ! -e "$STATE/journal" ]; then
+    say 'nothing is installed here: nothing to undo'
+    rm -rf "$STATE"
+    return 0
+  fi
+  if [ -n "$OPT_KEEP_PACKAGES" ]; then undo_all packages rpmkey; else undo_all; fi
+  systemctl daemon-reload </dev/null 2>/dev/null || true
+  if [ "$LEFT" -gt 0 ]; then
+    die $E_ENVIRONMENT "$LEFT change(s) could not be undone (above); all others were" "mend what is in the way, then run down again: $STATE/journal has the rest"
+  fi
+  rm -rf --one-file-system "$STATE"
+  LOG_SINK=/dev/null
+  rm -f "$LOG"
+  say 'everything that was installed here is undone'
+}

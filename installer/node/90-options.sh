@@ -1,0 +1,143 @@
+# shellcheck shell=bash
+# The command line: VERB [OPTION…] [MASTER]; --name=value and --name value are the same.
+
+VERB=''
+OPT_ADDRESS='' OPT_INTERFACE='' OPT_NODE_NAME='' OPT_TOKEN='' OPT_CA_HASH='' OPT_IGNORE=''
+OPT_FIREWALL=open OPT_SWAP=off OPT_TIMEOUT=300 OPT_SINGLE_NODE='' OPT_YES='' OPT_KEEP_PACKAGES=''
+OPT_ROLE=master
+
+usage() {
+  cat >&2 <<END
+usage: curl -fsSL $SERVER/deploy.sh | bash -s VERB [OPTION…]
+
+  preflight [master|join]   list every problem of this host; changes nothing
+  master, m                 make this host the master of a new cluster
+  join, j [ADDRESS[:PORT]]  join this host to the cluster of that master (port 6443)
+  status                    what is installed here, and what differs from it
+  token                     on a master: print a join line with a valid token
+  down, d                   undo everything that was done to this host
+
+master, join, preflight:
+  --advertise-address IP    this node's address (default: the one that reaches the server)
+  --interface NAME          the same, by interface
+  --node-name NAME          default: the host name
+  --firewall open|off       open the cluster's ports in firewalld (default), or stop it
+  --swap off|keep           turn swap off (default), or tolerate it
+  --ignore CHECK[,CHECK]    preflight checks to be warned of only
+  --timeout SECONDS         for each long wait (default 300)
+master:
+  --pod-subnet CIDR         default $POD_SUBNET
+  --service-subnet CIDR     default $SERVICE_SUBNET
+  --token TOKEN             default: made here
+  --single-node             let the master run workloads too
+join:
+  --token TOKEN             required
+  --ca-cert-hash HASH       sha256:…; without it the master's identity is not checked
+down:
+  --yes                     do not ask, even on a terminal
+  --keep-packages           leave the packages installed
+END
+}
+
+# misuse TEXT: exit 2.
+misuse() {
+  usage
+  die $E_USAGE "$1" 'see the usage above'
+}
+
+# set_option NAME VALUE: checks and keeps one option that takes a value.
+set_option() {
+  local name=$1 value=$2 check
+  case $name in
+    --advertise-address) is_address "$value" && OPT_ADDRESS=$value ;;
+    --interface) [ -n "$value" ] && OPT_INTERFACE=$value ;;
+    --node-name) [[ $value =~ ^[A-Za-z0-9._-]+$ ]] && OPT_NODE_NAME=$value ;;
+    --pod-subnet) is_cidr "$value" && [ "${value#*/}" -le 24 ] && POD_SUBNET=$value ;; # each node gets a /24 of it
+    --service-subnet) is_cidr "$value" && [ "${value#*/}" -ge 12 ] && [ "${value#*/}" -le 28 ] && SERVICE_SUBNET=$value ;; # kube-apiserver takes no larger
+    --token) [ -n "$value" ] && OPT_TOKEN=$value ;;
+    --ca-cert-hash | --discovery-token-ca-cert-hash) [[ $value =~ ^sha256:[0-9a-f]{64}$ ]] && OPT_CA_HASH=$value ;;
+    --firewall) [[ $value =~ ^(open|off)$ ]] && OPT_FIREWALL=$value ;;
+    --swap) [[ $value =~ ^(off|keep)$ ]] && OPT_SWAP=$value ;;
+    --timeout) [[ $value =~ ^[1-9][0-9]{0,4}$ ]] && OPT_TIMEOUT=$value ;;
+    --ignore)
+      for check in ${value//,/ }; do known_check "$check" || misuse "--ignore: there is no check \"$check\""; done
+      [ -n "$value" ] && OPT_IGNORE=$OPT_IGNORE,$value
+      ;;
+  esac || misuse "$name: \"$value\" does not do"
+}
+
+# allowed_options VERB: those that take a value, then those that do not.
+allowed_options() {
+  local node='--advertise-address --interface --node-name --firewall --swap --ignore --timeout'
+  case $1 in
+    master) printf '%s' "$node --pod-subnet --service-subnet --token --single-node" ;;
+    join) printf '%s' "$node --token --ca-cert-hash --discovery-token-ca-cert-hash" ;;
+    preflight) printf '%s' "$node --pod-subnet --service-subnet --token --ca-cert-hash --discovery-token-ca-cert-hash --single-node" ;;
+    down) printf '%s' '--yes --keep-packages' ;;
+  esac
+}
+
+# set_master ADDRESS[:PORT]
+set_master() {
+  [ -z "$MASTER_HOST" ] || misuse "\"$1\": one master only"
+  MASTER_HOST=${1%:*}
+  case $1 in *:*) MASTER_PORT=${1##*:} ;; esac
+  is_address "$MASTER_HOST" && [[ $MASTER_PORT =~ ^[1-9][0-9]{0,4}$ ]] || misuse "\"$1\" is not ADDRESS or ADDRESS:PORT"
+}
+
+# positional WORD
+positional() {
+  case $VERB:$1 in
+    preflight:master | preflight:m) OPT_ROLE=master ;;
+    preflight:join | preflight:j | preflight:node) OPT_ROLE=node ;;
+    join:* | preflight:*) set_master "$1" ;;
+    *) misuse "\"$1\": $VERB takes no such word" ;;
+  esac
+}
+
+# parse WORD…: sets VERB and the options; exit 2 for anything unknown.
+parse() {
+  local name allowed
+  case ${1:-} in
+    m) VERB='master' ;;
+    j) VERB='join' ;;
+    d) VERB='down' ;;
+    preflight | master | join | status | token | down) VERB=$1 ;;
+    '') misuse 'a verb is missing' ;;
+    *) misuse "there is no verb \"$1\"" ;;
+  esac
+  shift
+  allowed=" $(allowed_options "$VERB") "
+  while [ $# -gt 0 ]; do
+    name=${1%%=*}
+    case $name in
+      -*) case $allowed in *" $name "*) ;; *) misuse "$VERB has no option $name" ;; esac ;;
+    esac
+    case $1 in
+      --single-node) OPT_SINGLE_NODE=1 ;;
+      --yes) OPT_YES=1 ;;
+      --keep-packages) OPT_KEEP_PACKAGES=1 ;;
+      --single-node=* | --yes=* | --keep-packages=*) misuse "$name takes no value" ;;
+      --*=*) set_option "$name" "${1#*=}" ;;
+      -*)
+        [ $# -gt 1 ] || misuse "$name needs a value"
+        set_option "$name" "$2"
+        shift
+        ;;
+      *) positional "$1" ;;
+    esac
+    shift
+  done
+  check_combination
+}
+
+# check_combination: what a single option cannot tell.
+check_combination() {
+  if [ "$VERB" = join ]; then
+    [ -n "$MASTER_HOST" ] || misuse 'join needs the address of the master'
+    [ -n "$OPT_TOKEN" ] || misuse 'join needs --token'
+  elif [ "$VERB" = master ] && [ -n "$OPT_TOKEN" ]; then
+    [[ $OPT_TOKEN =~ ^[a-z0-9]{6}\.[a-z0-9]{16}$ ]] || misuse '--token: not of the form abcdef.0123456789abcdef'
+  fi
+  if [ -n "$OPT_ADDRESS" ] && [ -n "$OPT_INTERFACE" ]; then misuse 'give --advertise-address or --interface, not both'; fi
+}

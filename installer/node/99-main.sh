@@ -1,0 +1,123 @@
+# shellcheck shell=bash
+# The verbs, in the order of their steps.
+
+# proxies are for the outside: nothing here goes there.
+drop_proxies() {
+  local name
+  PROXIES=''
+  for name in http_proxy https_proxy ftp_proxy all_proxy HTTP_PROXY HTTPS_PROXY FTP_PROXY ALL_PROXY; do
+    if [ -n "${!name:-}" ]; then PROXIES="$PROXIES $name"; fi
+    unset "$name"
+  done
+  PROXIES=${PROXIES# }
+}
+
+# remember: what later runs, status and down need to know.
+remember() {
+  state_set role "$ROLE"
+  state_set name "$NODE_NAME"
+  state_set address "$NODE_ADDRESS"
+  state_set version "$KUBERNETES_VERSION"
+  state_set server "$SERVER"
+  state_set pods "$POD_SUBNET"
+  state_set services "$SERVICE_SUBNET"
+}
+
+# stage NAME FUNCTION [ARG…]: a step that status shows.
+stage() {
+  state_set "step-$1" started
+  step "$@"
+  state_set "step-$1" 'done'
+}
+
+# install_runtime ROLE: the steps that master and join share.
+install_runtime() {
+  ROLE=$1
+  identify
+  step preflight preflight "$ROLE"
+  step bundle fetch_sums
+  remember
+  own_cluster
+  stage packages install_packages
+  stage host prepare_host
+  relax_selinux
+  stage containerd configure_containerd
+  stage images pull_images
+}
+
+verb_master() {
+  begin
+  install_runtime master
+  stage kubeadm init_cluster
+  stage network apply_listed "$NETWORK_MANIFESTS"
+  stage ready await_ready
+  untaint
+  stage addons apply_listed "$ADDON_MANIFESTS"
+  give_kubeconfig
+  say "the master $NODE_NAME is Ready: Kubernetes $KUBERNETES_VERSION at $NODE_ADDRESS:6443"
+  print_join "$(master_token)"
+}
+
+# master_token: the token to print: the one asked for, one that still works, or a new one.
+master_token() {
+  local token=$OPT_TOKEN
+  if [ -z "$token" ] || ! kubeadm --kubeconfig=$ADMIN_CONF token list 2>/dev/null </dev/null | grep -q "^$token "; then
+    if [ -n "$token" ]; then
+      kubeadm --kubeconfig=$ADMIN_CONF token create "$token" --ttl 24h >/dev/null 2>>"$LOG_SINK" </dev/null
+    else
+      token=$(usable_token)
+    fi
+  fi
+  printf '%s' "${token:-$(create_token)}"
+}
+
+verb_join() {
+  begin
+  install_runtime node
+  stage kubeadm join_cluster
+  stage ready await_ready
+  say "$NODE_NAME has joined and is Ready"
+}
+
+verb_preflight() {
+  [ "$OPT_ROLE" = master ] || [ -n "$MASTER_HOST" ] || misuse 'preflight join needs the address of the master and --token'
+  identify
+  preflight "$OPT_ROLE"
+  say 'preflight: this host is fit'
+}
+
+verb_status() {
+  [ "$(id -u)" = 0 ] || die $E_ENVIRONMENT 'not root' 'run it as root'
+  status || {
+    REPORTED=1
+    exit $E_ENVIRONMENT
+  }
+}
+
+verb_token() {
+  begin
+  need_master
+  print_join "$(create_token)"
+}
+
+verb_down() {
+  begin
+  confirm
+  step 'undo' down
+}
+
+main() {
+  set -euo pipefail
+  umask 022
+  export LC_ALL=C
+  clock
+  STARTED=$NOW
+  drop_proxies
+  parse "$@"
+  trap 'finish $?' EXIT
+  trap 'interrupted 130' INT
+  trap 'interrupted 143' TERM HUP
+  set -E
+  trap 'FAILED_AT="${FUNCNAME[*]:0:3}"' ERR
+  "verb_$VERB"
+}
