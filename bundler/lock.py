@@ -121,11 +121,12 @@ def _missing_packages(release: str, host: Host, locks: Locks, arches: Sequence[s
     keys = {key.url for key in lock.keys}
     yield from (f"key {url} ({host.name})" for url in host.keys if url not in keys)
     reasons = {entry.name: entry.reason for entry in lock.unresolved}
+    told: set[str] = set()
     for arch in [rpm_arch(arch) for arch in arches]:
         for spec in _missing_specs(host, lock.arches.get(arch, ArchLock(arch, (), {}))):
-            reason = reasons.pop(spec, None)
-            yield f"package {spec} ({host.name} {arch})" + (f": {reason}" if reason else "")
-    yield from (f"package {name} ({host.name}): {reason}" for name, reason in reasons.items())
+            told.add(spec)
+            yield f"package {spec} ({host.name} {arch})" + (f": {reasons[spec]}" if spec in reasons else "")
+    yield from (f"package {name} ({host.name}): {reason}" for name, reason in reasons.items() if name not in told)
 
 
 def _missing_specs(host: Host, arch: ArchLock) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 
@@ -93,4 +92,4 @@ class Locks:
 
 def file_name(url: str) -> str:
     """Return the last part of a URL's path, unquoted."""
-    return PurePosixPath(unquote(urlsplit(url).path)).name
+    return unquote(urlsplit(url).path.rsplit("/", 1)[-1])

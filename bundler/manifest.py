@@ -11,7 +11,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from bundler.errors import ManifestError
@@ -30,6 +30,7 @@ FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._+~-]*"
 _REGISTRY = r"[a-z0-9-]+(\.[a-z0-9-]+)*(\.[a-z0-9-]+|:[0-9]+)"
 REPOSITORY = _REGISTRY + r"(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
 IMAGE = REPOSITORY + r":[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+CAPABILITY = r"[^\s]+( (<|<=|=|>=|>) [^\s]+)?"
 SPEC = r"[A-Za-z0-9][A-Za-z0-9._+:~^-]*"
 
 
@@ -101,7 +102,7 @@ class AddonFile:
     @property
     def name(self) -> str:
         """The file name in the bundle, under ``manifests/<addon>/``."""
-        return PurePosixPath(urlsplit(self.url).path).name if self.url else str(self.file)
+        return urlsplit(self.url).path.rsplit("/", 1)[-1] if self.url else str(self.file)
 
 
 @dataclass(frozen=True)
@@ -322,7 +323,7 @@ def _host(name: str, fields: Fields) -> Host:
         name=name,
         format=fields.choice("format", FORMATS),
         repos=_repos(fields),
-        installed=fields.texts("installed"),
+        installed=fields.texts("installed", CAPABILITY),
         roles={role: roles.texts(role, SPEC, required=True) for role in ROLES},
     )
     roles.done()
