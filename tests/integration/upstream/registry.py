@@ -32,8 +32,8 @@ class Registry:
 
     @property
     def blobs(self) -> list[str]:
-        """The sha256 of each blob that was given away whole, in order."""
-        return re.findall(r'"GET /v2/\S+/blobs/sha256:([0-9a-f]{64}) HTTP/1.1" 200', self._log.read_text())
+        """The sha256 of each blob that was asked for, in order."""
+        return re.findall(r'"GET /v2/\S+/blobs/sha256:([0-9a-f]{64}) HTTP/1.1" 20[06]', self._log.read_text())
 
     def push(self, repository: str, tag: str, layers: Sequence[int], work: Path) -> str:
         """Push an image for two platforms, with layers of these sizes; returns the digest of its index."""
