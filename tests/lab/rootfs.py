@@ -13,6 +13,8 @@ from .upstream.home import LabError, digest_of, home, lock, run, step
 
 HERE = Path(__file__).parent
 MANIFEST = HERE.parent.parent / "manifests" / "1.20.yaml"
+FILES = HERE / "inside"
+PUT_IN = ("lab-prep.service", "lab-prep.sh", "runc.sh")  # of FILES, by golden.sh
 SUITE = "bookworm"
 # What a minimal EL7 host offers beside what debootstrap's minbase has. No socat, no conntrack: the bundle brings them.
 PACKAGES = (
@@ -29,7 +31,7 @@ def layers(variant: str = "el7") -> list[Path]:
     """
     provided = _installed_on(variant)
     inputs = [SUITE, PACKAGES]
-    golden = [*inputs, variant, provided, HERE / "golden.sh", HERE / "inside", platform.release()]
+    golden = [*inputs, variant, provided, HERE / "golden.sh", *(FILES / name for name in PUT_IN), platform.release()]
     with lock("rootfs"):
         base = step(f"rootfs-base-{digest_of(inputs)[:12]}", inputs, _debootstrap)
         top = step(
@@ -64,7 +66,7 @@ def _debootstrap(out: Path) -> None:
 
 def _golden(variant: str, base: Path, provided: list[str], out: Path) -> None:
     package = _base_package(provided, out / "rpm")
-    run("unshare", "-m", "--propagation", "private", HERE / "golden.sh", variant, base, out / "layer", HERE / "inside",
+    run("unshare", "-m", "--propagation", "private", HERE / "golden.sh", variant, base, out / "layer", FILES,
         package)  # fmt: skip
 
 
