@@ -77,8 +77,12 @@ def docker(mirrors: dict[str, str], ref: str) -> str:
 def test_every_image_is_there_as_described(mirrors: dict[str, str], ref: str) -> None:
     image = catalog()[ref]
     manifest = skopeo("inspect", "--raw", "--tls-verify=false", docker(mirrors, ref))
-    kind = {("v2s2", False): "docker.distribution.manifest.v2", ("v2s2", True): "docker.distribution.manifest.list.v2",
-            ("oci", False): "oci.image.manifest.v1", ("oci", True): "oci.image.index.v1"}[image.form, image.many]  # fmt: skip
+    kind = {
+        ("v2s2", False): "docker.distribution.manifest.v2",
+        ("v2s2", True): "docker.distribution.manifest.list.v2",
+        ("oci", False): "oci.image.manifest.v1",
+        ("oci", True): "oci.image.index.v1",
+    }[image.form, image.many]
     assert manifest["mediaType"] == f"application/vnd.{kind}+json"
     if image.many:
         assert [m["platform"]["architecture"] for m in manifest["manifests"]] == ["amd64", "arm64"]
@@ -176,10 +180,13 @@ def host_package(directory: Path) -> Path:
     """An empty package that provides what the manifest takes as installed."""
     provides = "".join(f"Provides: {name}\n" for name in EL7["installed"])
     spec = directory / "host.spec"
-    spec.write_text(f"Name: host\nVersion: 7\nRelease: 1\nSummary: -\nLicense: -\nBuildArch: noarch\n{provides}"
-                    "%description\n-\n%files\n")  # fmt: skip
-    subprocess.run(["rpmbuild", "--quiet", "-bb", "-D", f"_topdir {directory}", "-D", f"_rpmdir {directory}", spec],
-                   check=True)  # fmt: skip
+    spec.write_text(
+        f"Name: host\nVersion: 7\nRelease: 1\nSummary: -\nLicense: -\nBuildArch: noarch\n{provides}"
+        "%description\n-\n%files\n"
+    )
+    subprocess.run(
+        ["rpmbuild", "--quiet", "-bb", "-D", f"_topdir {directory}", "-D", f"_rpmdir {directory}", spec], check=True
+    )
     return next(directory.glob("noarch/*.rpm"))
 
 
@@ -192,9 +199,16 @@ def dnf(directory: Path, mirrors: dict[str, str], *specs: str, key: str = "") ->
             f"[{repo['id']}]\nname={repo['id']}\nbaseurl={here(mirrors, repo['baseurl'])}\nenabled=1\ngpgcheck=1\n"
             f"repo_gpgcheck={int(not key)}\ngpgkey={' '.join(keys)}\n"
         )
-    words = ["dnf", "-y", "-q", f"--installroot={directory}/root", "--releasever=7", f"--setopt=reposdir={directory}/repos",
-             "--setopt=module_platform_id=platform:el7", f"--setopt=cachedir={directory}/cache", "--setopt=localpkg_gpgcheck=0",
-             "--setopt=tsflags=noscripts", "--setopt=install_weak_deps=0", "install", str(host_package(directory)), *specs]  # fmt: skip
+    settings = {
+        "reposdir": directory / "repos",
+        "cachedir": directory / "cache",
+        "localpkg_gpgcheck": 0,
+        "module_platform_id": "platform:el7",
+        "tsflags": "noscripts",
+    }
+    words = ["dnf", "-y", "-q", f"--installroot={directory}/root", "--releasever=7"]
+    words += [f"--setopt={name}={value}" for name, value in settings.items()]
+    words += ["install", str(host_package(directory)), *specs]
     env = {**os.environ, "HOME": str(directory)}
     return subprocess.run(words, capture_output=True, text=True, check=False, env=env)
 
@@ -202,15 +216,27 @@ def dnf(directory: Path, mirrors: dict[str, str], *specs: str, key: str = "") ->
 def test_dnf_installs_the_master_role_with_signatures_checked(mirrors: dict[str, str], tmp_path: Path) -> None:
     done = dnf(tmp_path, mirrors, *EL7["roles"]["master"])
     assert done.returncode == 0, done.stderr
-    names = subprocess.run(["rpm", "--root", tmp_path / "root", "-qa", "--qf", "%{name}-%{version} "],
-                           capture_output=True, text=True, check=True, env={**os.environ, "HOME": str(tmp_path)})  # fmt: skip
+    query = ["rpm", "--root", str(tmp_path / "root"), "-qa", "--qf", "%{name}-%{version} "]
+    names = subprocess.run(
+        query, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "HOME": str(tmp_path)}
+    )
     installed = {n for n in names.stdout.split() if not n.startswith("gpg-pubkey")}
     assert installed == {
-        "host-7", "kubelet-1.20.2", "kubeadm-1.20.2", "kubectl-1.20.2", "kubernetes-cni-0.8.7", "cri-tools-1.13.0",
-        "containerd.io-1.6.20", "container-selinux-2.119.2", "socat-1.7.3.2", "tcp_wrappers-libs-7.6",
-        "conntrack-tools-1.4.4", "libnetfilter_cthelper-1.0.0", "libnetfilter_cttimeout-1.0.0",
+        "host-7",
+        "kubelet-1.20.2",
+        "kubeadm-1.20.2",
+        "kubectl-1.20.2",
+        "kubernetes-cni-0.8.7",
+        "cri-tools-1.13.0",
+        "containerd.io-1.6.20",
+        "container-selinux-2.119.2",
+        "socat-1.7.3.2",
+        "tcp_wrappers-libs-7.6",
+        "conntrack-tools-1.4.4",
+        "libnetfilter_cthelper-1.0.0",
+        "libnetfilter_cttimeout-1.0.0",
         "libnetfilter_queue-1.0.2",
-    }  # fmt: skip
+    }
     kubeadm = subprocess.run(
         [tmp_path / "root/usr/bin/kubeadm", "version", "-o", "short"], capture_output=True, check=True
     )
@@ -276,11 +302,14 @@ def test_a_step_runs_again_only_when_its_inputs_change(tmp_path: Path, monkeypat
 
 def test_a_step_that_fails_leaves_the_former_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_HOME", str(tmp_path))
-    step("made", [1], lambda out: (out / "file").write_text("good") and None)
+
+    def good(out: Path) -> None:
+        (out / "file").write_text("good")
 
     def fail(out: Path) -> None:
         raise LabError("no")
 
+    step("made", [1], good)
     with pytest.raises(LabError):
         step("made", [2], fail)
     assert (tmp_path / "made/file").read_text() == "good"

@@ -35,8 +35,10 @@ def mirrors() -> dict[str, str]:
     files, registry = servers.ports()
     hosts = sorted(p.name for p in (home() / "site").iterdir())
     registries = sorted({ref.split("/")[0] for ref in catalog()})
-    return {**{name: f"http://127.0.0.1:{registry}/{name}" for name in registries},
-            **{f"https://{host}": f"http://127.0.0.1:{files}/{host}" for host in hosts}}
+    return {
+        **{name: f"http://127.0.0.1:{registry}/{name}" for name in registries},
+        **{f"https://{host}": f"http://127.0.0.1:{files}/{host}" for host in hosts},
+    }
 
 
 def write_mirrors() -> Path:

@@ -36,16 +36,19 @@ class Image:
 def catalog(version: str = "v1.20.2") -> dict[str, Image]:
     """Return every image of the release and of its add-ons, by reference."""
     built = f"Kubernetes {version}, compiled from Debian's source"
-    kube = {f"k8s.gcr.io/{n}:{version}": Image(("base", n), built, f"/usr/local/bin/{n}")
-            for n in ("kube-apiserver", "kube-controller-manager", "kube-scheduler")}
+    kube = {
+        f"k8s.gcr.io/{n}:{version}": Image(("base", n), built, f"/usr/local/bin/{n}")
+        for n in ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+    }
     return {
         **kube,
         f"k8s.gcr.io/kube-proxy:{version}": Image(("base", "shell", "network", "kube-proxy"), built),
         "k8s.gcr.io/etcd:3.4.13-0": Image(("base", "etcd"), "Debian's etcd 3.4", many=True),
         "k8s.gcr.io/pause:3.2": Image(("pause",), "pause of Kubernetes 1.20.2", "/pause", many=True),
         "k8s.gcr.io/coredns:1.7.0": Image(("base", "coredns"), "lab stand-in for CoreDNS", "/coredns", form="oci"),
-        "quay.io/coreos/flannel:v0.13.0": Image(("base", "shell", "network", "flannel"),
-                                                "lab stand-in for flannel, host-gw only", "/opt/bin/flanneld"),
+        "quay.io/coreos/flannel:v0.13.0": Image(
+            ("base", "shell", "network", "flannel"), "lab stand-in for flannel, host-gw only", "/opt/bin/flanneld"
+        ),
         "docker.io/library/busybox:1.33": Image(("base", "shell"), "Debian's busybox", form="oci", many=True),
     }
 
@@ -70,28 +73,43 @@ def layer(name: str, version: str) -> Built:
 
 
 def _base(_: Path, __: str) -> dict[str, object]:
-    return {"etc/passwd": b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
-            "etc/group": b"root:x:0:\nnogroup:x:65534:\n", "etc/nsswitch.conf": b"hosts: files dns\n",
-            "etc/ssl/certs": None, "tmp": None, "root": None, "run": None, "var/run": "../run"}
+    return {
+        "etc/passwd": b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+        "etc/group": b"root:x:0:\nnogroup:x:65534:\n",
+        "etc/nsswitch.conf": b"hosts: files dns\n",
+        "etc/ssl/certs": None,
+        "tmp": None,
+        "root": None,
+        "run": None,
+        "var/run": "../run",
+    }
 
 
 def _shell(_: Path, __: str) -> dict[str, object]:
     # The static busybox dies in getaddrinfo: only the dynamic one resolves names.
     busybox = Path("/usr/bin/busybox")
     applets = run(busybox, "--list").split()
-    return {"bin/busybox": busybox, **_with_libraries(busybox),
-            **{f"bin/{a}": "busybox" for a in applets if a != "busybox"}}
+    return {
+        "bin/busybox": busybox,
+        **_with_libraries(busybox),
+        **{f"bin/{a}": "busybox" for a in applets if a != "busybox"},
+    }
 
 
 def _network(_: Path, __: str) -> dict[str, object]:
     programs = {p: Path(f"/usr/sbin/{p}") for p in ("xtables-nft-multi", "xtables-legacy-multi", "conntrack", "ipset")}
     programs["ip"] = Path("/usr/bin/ip")
-    links = {f"usr/sbin/{p}{s}": "xtables-nft-multi" for p in ("iptables", "ip6tables") for s in ("", "-save", "-restore")}
+    names = [f"{p}{s}" for p in ("iptables", "ip6tables") for s in ("", "-save", "-restore")]
+    links = {f"usr/sbin/{name}": "xtables-nft-multi" for name in names}
     # A plugin that lacks a library of its own (libm, for `statistic`) breaks every rule set of two endpoints or more.
     plugins = sorted((LIBRARIES / "xtables").glob("*.so"))
-    return {**{f"usr/sbin/{name}": path for name, path in programs.items()}, **links,
-            **{str(p)[1:]: p for p in plugins}, **_with_libraries(*programs.values(), *plugins),
-            **{f"etc/{n}": Path(f"/etc/{n}") for n in ("protocols", "ethertypes")}}
+    return {
+        **{f"usr/sbin/{name}": path for name, path in programs.items()},
+        **links,
+        **{str(p)[1:]: p for p in plugins},
+        **_with_libraries(*programs.values(), *plugins),
+        **{f"etc/{n}": Path(f"/etc/{n}") for n in ("protocols", "ethertypes")},
+    }
 
 
 def _etcd(_: Path, __: str) -> dict[str, object]:
@@ -125,8 +143,9 @@ def _with_libraries(*programs: Path) -> dict[str, object]:
     return {path[1:]: Path(path) for path in found}
 
 
-def _push(out: Path, images: Mapping[str, Image], layers: Mapping[tuple[str, str], Built],
-          versioned: Mapping[str, str]) -> None:
+def _push(
+    out: Path, images: Mapping[str, Image], layers: Mapping[tuple[str, str], Built], versioned: Mapping[str, str]
+) -> None:
     layout_path = out / "layout"
     layout_path.mkdir()
     layout = oci.Layout(layout_path)
@@ -134,8 +153,18 @@ def _push(out: Path, images: Mapping[str, Image], layers: Mapping[tuple[str, str
         for ref, image in images.items():
             own = [oci.Layer.load(layers[name, versioned[ref]].path) for name in image.layers]
             layout.add(ref, _write(layout, ref, image, own))
-            run("skopeo", "copy", "--quiet", "--all", "--insecure-policy", "--dest-tls-verify=false", "--format",
-                image.form, f"oci:{layout_path}:{ref}", f"docker://{address}/{ref}")
+            run(
+                "skopeo",
+                "copy",
+                "--quiet",
+                "--all",
+                "--insecure-policy",
+                "--dest-tls-verify=false",
+                "--format",
+                image.form,
+                f"oci:{layout_path}:{ref}",
+                f"docker://{address}/{ref}",
+            )
     shutil.rmtree(layout_path)
 
 

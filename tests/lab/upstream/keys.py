@@ -22,8 +22,18 @@ def keys() -> Built:
 def gpg_words(ring: Path) -> list[str]:
     """Return the words of a gpg command that uses ring, asks nothing and works at the lab's fixed time."""
     # A key is valid from its second on: sign a day later than it was made.
-    return ["gpg", "--homedir", str(ring), "--batch", "--no-tty", "--quiet", "--pinentry-mode", "loopback",
-            "--faked-system-time", f"{int(EPOCH) + 86400}!"]
+    return [
+        "gpg",
+        "--homedir",
+        str(ring),
+        "--batch",
+        "--no-tty",
+        "--quiet",
+        "--pinentry-mode",
+        "loopback",
+        "--faked-system-time",
+        f"{int(EPOCH) + 86400}!",
+    ]
 
 
 def stop_agent(ring: Path) -> None:
@@ -41,7 +51,7 @@ def _make(out: Path) -> None:
     ring.mkdir(mode=0o700)
     try:
         for vendor in VENDORS:
-            words = ["gpg", "--homedir", ring, "--batch", "--quiet", "--faked-system-time", f"{EPOCH}!"]
+            words = ["gpg", "--homedir", str(ring), "--batch", "--quiet", "--faked-system-time", f"{EPOCH}!"]
             run(*words, "--gen-key", given=_parameters(vendor))
             armored = run(*words, "--armor", "--export", f"{vendor}@lab.invalid")
             (out / f"{vendor}.asc").write_text(armored)
@@ -51,5 +61,16 @@ def _make(out: Path) -> None:
 
 def _parameters(vendor: str) -> str:
     name, mail = user_id(vendor).split(" <")
-    return "\n".join(["%no-protection", "Key-Type: RSA", "Key-Length: 2048", "Key-Usage: sign", f"Name-Real: {name}",
-                      f"Name-Email: {mail.rstrip('>')}", "Expire-Date: 0", "%commit", ""])
+    return "\n".join(
+        [
+            "%no-protection",
+            "Key-Type: RSA",
+            "Key-Length: 2048",
+            "Key-Usage: sign",
+            f"Name-Real: {name}",
+            f"Name-Email: {mail.rstrip('>')}",
+            "Expire-Date: 0",
+            "%commit",
+            "",
+        ]
+    )

@@ -81,7 +81,8 @@ class Layout:
 
     def __init__(self, root: Path) -> None:
         """Begin an empty layout at root, an existing directory."""
-        self.root, self.index = root, []  # type: Path, list[dict[str, object]]
+        self.root = root
+        self.index: list[dict[str, object]] = []
         (root / "blobs/sha256").mkdir(parents=True)
         (root / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
 
@@ -93,12 +94,19 @@ class Layout:
     def image(self, layers: Sequence[Layer], config: Mapping[str, object], arch: str = "amd64") -> dict[str, object]:
         """Write one platform's image (config: Entrypoint, Env, Labels …) and return its descriptor."""
         platform = {"architecture": arch, "os": "linux", **({"variant": "v8"} if arch == "arm64" else {})}
-        about = {**platform, "created": CREATED, "config": config,
-                 "rootfs": {"type": "layers", "diff_ids": [f"sha256:{one.diff_id}" for one in layers]},
-                 "history": [{"created": CREATED, "created_by": "kubecarry lab"} for _ in layers]}
-        manifest = {"schemaVersion": 2, "mediaType": TYPE + "manifest.v1+json",
-                    "config": self._blob(TYPE + "config.v1+json", json.dumps(about).encode()),
-                    "layers": [self._file(TYPE + "layer.v1.tar+gzip", one.path) for one in layers]}
+        about = {
+            **platform,
+            "created": CREATED,
+            "config": config,
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{one.diff_id}" for one in layers]},
+            "history": [{"created": CREATED, "created_by": "kubecarry lab"} for _ in layers],
+        }
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": TYPE + "manifest.v1+json",
+            "config": self._blob(TYPE + "config.v1+json", json.dumps(about).encode()),
+            "layers": [self._file(TYPE + "layer.v1.tar+gzip", one.path) for one in layers],
+        }
         return {**self._blob(TYPE + "manifest.v1+json", json.dumps(manifest).encode()), "platform": platform}
 
     def list(self, manifests: Sequence[Mapping[str, object]]) -> dict[str, object]:

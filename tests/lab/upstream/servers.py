@@ -14,7 +14,8 @@ from pathlib import Path
 
 import yaml
 
-from ..lab import Process, launch, until
+from tests.lab.lab import Process, launch, until
+
 from .home import LabError, home, lock, say
 
 NGINX = """\
@@ -59,16 +60,19 @@ def ports() -> tuple[int, int]:
 
 
 def start() -> None:
-    """Start both servers over what was built, unless they run already as configured; LabError if they do not come up."""
+    """Start both servers over what was built, unless they run already as configured; LabError if they do not."""
     files, registry = ports()
     with lock("servers"):
         for directory in ("run", "log"):
             (home() / directory).mkdir(parents=True, exist_ok=True)
-        registry_config = _registry_config(home() / "registry/data", {"net": "unix", "addr": str(_run("registry.sock"))},
-                                           readonly=True)
-        nginx_config = NGINX.format(run=home() / "run", log=home() / "log", site=home() / "site", files=files,
-                                    registry=registry)
-        _ensure("registry", "yml", registry_config, ["docker-registry", "serve"], _run("registry.sock"))
+        socket_path = _run("registry.sock")
+        registry_config = _registry_config(
+            home() / "registry/data", {"net": "unix", "addr": str(socket_path)}, readonly=True
+        )
+        nginx_config = NGINX.format(
+            run=home() / "run", log=home() / "log", site=home() / "site", files=files, registry=registry
+        )
+        _ensure("registry", "yml", registry_config, ["docker-registry", "serve"], socket_path)
         _ensure("nginx", "conf", nginx_config, ["nginx", "-e", "stderr", "-c"])
         for url in (f"http://127.0.0.1:{files}/", f"http://127.0.0.1:{registry}/v2/"):
             if not until(lambda url=url: _answers(url), 10):  # type: ignore[misc]
@@ -117,10 +121,14 @@ def temporary_registry(data: Path) -> Iterator[str]:
 
 
 def _registry_config(data: Path, http: dict[str, str], readonly: bool) -> str:
-    return yaml.safe_dump({
-        "version": 0.1, "log": {"level": "warn", "accesslog": {"disabled": True}}, "http": http,
-        "storage": {"filesystem": {"rootdirectory": str(data)}, "maintenance": {"readonly": {"enabled": readonly}}},
-    })
+    return yaml.safe_dump(
+        {
+            "version": 0.1,
+            "log": {"level": "warn", "accesslog": {"disabled": True}},
+            "http": http,
+            "storage": {"filesystem": {"rootdirectory": str(data)}, "maintenance": {"readonly": {"enabled": readonly}}},
+        }
+    )
 
 
 def _run(name: str) -> Path:

@@ -18,14 +18,20 @@ def source() -> Built:
 
 def go_env(gopath: Path) -> dict[str, str]:
     """Return the environment of a static GOPATH build whose compiled packages stay in the lab's cache."""
-    return {"GO111MODULE": "off", "GOPATH": str(gopath), "CGO_ENABLED": "0", "GOFLAGS": "-trimpath",
-            "GOCACHE": str(home() / "gocache")}
+    return {
+        "GO111MODULE": "off",
+        "GOPATH": str(gopath),
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-trimpath",
+        "GOCACHE": str(home() / "gocache"),
+    }
 
 
 def _download(out: Path) -> None:
     """apt-get source with the machine's own mirrors, but with lists and configuration of the lab's own."""
-    entries = run("apt-get", "indextargets", "--format", "$(LABEL)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)",
-                  "Created-By: Packages").splitlines()
+    entries = run(
+        "apt-get", "indextargets", "--format", "$(LABEL)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)", "Created-By: Packages"
+    ).splitlines()
     fields = sorted({tuple(e.split("|")) for e in entries if e.startswith("Debian|")})
     if not fields:
         raise LabError("apt knows no Debian mirror yet: run `apt-get update`, then this again")
@@ -33,8 +39,13 @@ def _download(out: Path) -> None:
     for directory in ("lists/partial", "cache", "empty"):
         (apt / directory).mkdir(parents=True, exist_ok=True)
     (apt / "sources.list").write_text("".join(f"deb-src {uri} {suite} {part}\n" for _, uri, suite, part in fields))
-    options = [f"Dir::Etc::sourcelist={apt}/sources.list", f"Dir::Etc::sourceparts={apt}/empty",
-               f"Dir::State::lists={apt}/lists", f"Dir::Cache={apt}/cache", "APT::Sandbox::User=root"]
+    options = [
+        f"Dir::Etc::sourcelist={apt}/sources.list",
+        f"Dir::Etc::sourceparts={apt}/empty",
+        f"Dir::State::lists={apt}/lists",
+        f"Dir::Cache={apt}/cache",
+        "APT::Sandbox::User=root",
+    ]
     words = ["apt-get", "-qq", *(w for o in options for w in ("-o", o))]
     run(*words, "update")
     run(*words, "source", "--download-only", "kubernetes", cwd=out)
@@ -61,9 +72,22 @@ def _generate_openapi(out: Path) -> None:
     tree, tool = out / TREE, out / "openapi-gen"
     env = {**go_env(out / "gopath"), "GOFLAGS": ""}  # the tool reads the standard library: it must know GOROOT
     run("go", "build", "-o", tool, "./vendor/k8s.io/kube-openapi/cmd/openapi-gen", cwd=tree, env=env)
-    run(tool, "--logtostderr", "-i", ",".join(_tagged(tree)), "-p", "k8s.io/kubernetes/pkg/generated/openapi",
-        "-O", "zz_generated.openapi", "-h", "hack/boilerplate/boilerplate.generatego.txt",
-        "-r", out / "violations.txt", cwd=tree, env=env)
+    run(
+        tool,
+        "--logtostderr",
+        "-i",
+        ",".join(_tagged(tree)),
+        "-p",
+        "k8s.io/kubernetes/pkg/generated/openapi",
+        "-O",
+        "zz_generated.openapi",
+        "-h",
+        "hack/boilerplate/boilerplate.generatego.txt",
+        "-r",
+        out / "violations.txt",
+        cwd=tree,
+        env=env,
+    )
 
 
 def _tagged(tree: Path) -> list[str]:

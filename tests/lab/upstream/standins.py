@@ -17,8 +17,11 @@ def standins() -> Built:
     pause is Kubernetes' own source; the others say in --version that they are stand-ins.
     """
     tree = source()
-    return step("standins", [tree, HERE / "standins", PROGRAMS, debian_versions("gcc", "libc6-dev"), Path(__file__)],
-                lambda out: _build(tree.path, out))
+    return step(
+        "standins",
+        [tree, HERE / "standins", PROGRAMS, debian_versions("gcc", "libc6-dev"), Path(__file__)],
+        lambda out: _build(tree.path, out),
+    )
 
 
 def _build(source_path: Path, out: Path) -> None:
@@ -26,8 +29,19 @@ def _build(source_path: Path, out: Path) -> None:
     overlay = out.with_name("standins.overlay.json")
     overlay.write_text(json.dumps({"Replace": _replacements(tree)}))
     for name, program in PROGRAMS.items():
-        run("go", "build", "-overlay", overlay, "-o", out / program, "-ldflags", "-s -w", f"./cmd/{name}",
-            cwd=tree, env=env)
+        run(
+            "go",
+            "build",
+            "-overlay",
+            overlay,
+            "-o",
+            out / program,
+            "-ldflags",
+            "-s -w",
+            f"./cmd/{name}",
+            cwd=tree,
+            env=env,
+        )
     overlay.unlink()
     run("gcc", "-Os", "-static", "-s", "-DVERSION=3.2", "-o", out / "pause", tree / "build/pause/linux/pause.c")
 
