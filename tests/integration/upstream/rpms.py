@@ -33,7 +33,8 @@ def build(directory: Path, name: str, version: str, requires: str = "", size: in
     spec.write_text(SPEC.format(name=name, version=version, requires=wants, size=size))
     subprocess.run(
         ["rpmbuild", "-bb", "--quiet", "--define", f"_topdir {directory}/top", "--define", f"_rpmdir {directory}",
-         "--define", "_rpmfilename %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm", "--define", "_build_id_links none", spec],
+         "--define", "_rpmfilename %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}.rpm", "--define", "_build_id_links none",
+         spec],
         check=True, capture_output=True, env={**os.environ, "HOME": str(directory)},
     )
     spec.unlink()
