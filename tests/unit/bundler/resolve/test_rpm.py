@@ -21,7 +21,9 @@ def host(*master: str, node: tuple[str, ...] = (), installed: tuple[str, ...] = 
     return Host("el7", "rpm", repos, installed, {"master": master, "node": node or master})
 
 
-def make(folder: Path, *packages: Pkg, where: str = "base/x86_64", compression: int = cr.GZ_COMPRESSION) -> FolderReader:
+def make(
+    folder: Path, *packages: Pkg, where: str = "base/x86_64", compression: int = cr.GZ_COMPRESSION
+) -> FolderReader:
     make_repo(folder / where, list(packages), compression)
     return FolderReader(folder)
 
@@ -57,7 +59,13 @@ class TestClosure:
 
     @pytest.mark.parametrize(
         ("spec", "evr"),
-        [("app", "1:0.9-1"), ("app-1.10", "1.10-2"), ("app-1.10-1", "1.10-1"), ("app-1.9", "1.9-1"), ("app-1:0.9", "1:0.9-1")],
+        [
+            ("app", "1:0.9-1"),
+            ("app-1.10", "1.10-2"),
+            ("app-1.10-1", "1.10-1"),
+            ("app-1.9", "1.9-1"),
+            ("app-1:0.9", "1:0.9-1"),
+        ],
     )
     def test_forms_of_a_spec(self, tmp_path: Path, spec: str, evr: str) -> None:
         builds = ("1.10-1", "1.9-1", "1.10-2", "1:0.9-1")
@@ -107,7 +115,7 @@ class TestClosure:
 
     def test_two_builds_of_one_package_are_refused(self, tmp_path: Path) -> None:
         reader = make(tmp_path, Pkg("a-1-1.noarch"), Pkg("a-2-1.noarch"))
-        with pytest.raises(ResolveError, match="two builds of one package, a [12]-1 and a?"):
+        with pytest.raises(ResolveError, match=r"two builds of one package, a [12]-1 and [12]-1"):
             resolve_arch(host("a-1", node=("a-2",)), "amd64", reader)
 
     def test_roles_may_conflict(self, tmp_path: Path) -> None:
@@ -151,7 +159,7 @@ class TestMinimalHost:
 
     def test_a_version_that_does_not(self, tmp_path: Path) -> None:
         reader = make(tmp_path, *self.packages)
-        with pytest.raises(ResolveError, match="nothing provides iptables >= 1.4 needed by app-1-1"):
+        with pytest.raises(ResolveError, match=r"nothing provides iptables >= 1\.4 needed by app-1-1"):
             resolve_arch(host("app", installed=("glibc", "iptables = 1.2", "/bin/sh")), "amd64", reader)
 
     def test_lacking_capability_is_named(self, tmp_path: Path) -> None:
@@ -164,7 +172,9 @@ class TestMinimalHost:
         assert names(resolve_arch(host("glibc", installed=("glibc",)), "amd64", reader)) == {"glibc-2.17-1"}
 
     def test_an_installed_package_that_the_repositories_cannot_complete(self, tmp_path: Path) -> None:
-        reader = make(tmp_path, Pkg("app-1-1.noarch", requires=("systemd",)), Pkg("systemd-1-1.noarch", requires=("x",)))
+        reader = make(
+            tmp_path, Pkg("app-1-1.noarch", requires=("systemd",)), Pkg("systemd-1-1.noarch", requires=("x",))
+        )
         assert names(resolve_arch(host("app", installed=("systemd",)), "amd64", reader)) == {"app-1-1"}
 
 
