@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +64,11 @@ func add(c conf, saved string) error {
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(delegate(c, env))
+	d, err := delegate(c, env)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(d)
 	if err != nil {
 		return err
 	}
@@ -92,7 +97,11 @@ func del(saved string) error {
 }
 
 // delegate is the configuration of the plugin that does the work: what the user gave, completed from subnet.env.
-func delegate(c conf, env map[string]string) object {
+func delegate(c conf, env map[string]string) (object, error) {
+	_, subnet, err := net.ParseCIDR(env["FLANNEL_SUBNET"]) // the file has the gateway's address, host-local wants the network's
+	if err != nil {
+		return nil, err
+	}
 	d := object{}
 	for k, v := range c.Delegate {
 		d[k] = v
@@ -111,9 +120,9 @@ func delegate(c conf, env map[string]string) object {
 	if d["type"] == "bridge" {
 		fill("isGateway", true)
 	}
-	d["ipam"] = object{"type": "host-local", "subnet": env["FLANNEL_SUBNET"],
+	d["ipam"] = object{"type": "host-local", "subnet": subnet.String(),
 		"routes": []object{{"dst": env["FLANNEL_NETWORK"]}}}
-	return d
+	return d, nil
 }
 
 func readSubnet(path string) (map[string]string, error) {
