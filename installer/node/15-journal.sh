@@ -78,9 +78,9 @@ own_tree() {
   ! recorded tree "$path" || return 0
   if [ -e "$path" ]; then
     list=$(find "$path" -xdev -mindepth 1 -print 2>/dev/null | keep_lines tree)
-    record tree "$path" "$list"
+    record tree "$path" "$list" "$(stat -c '%a %u:%g' "$path")"
   else
-    record tree "$path" new
+    record tree "$path" new -
   fi
 }
 
@@ -122,9 +122,10 @@ appeared() {
     !($0 in keep) && (top == "" || index($0, top "/") != 1) { top = $0; print }'
 }
 
-# undo_tree PATH new|LIST: unmounts and removes what was not there before us; never crosses into another file system.
+# undo_tree PATH new|LIST MODE: unmounts and removes what was not there before us; never crosses into another file
+# system. MODE is "mode owner:group" of a directory that was there.
 undo_tree() {
-  local path=$1 list=/dev/null entry rc=0
+  local path=$1 list=/dev/null entry rc=0 mode owner
   [ -e "$path" ] || return 0
   [ "$2" = new ] || list=$STATE/lists/$2
   while IFS= read -r entry; do
@@ -134,7 +135,12 @@ undo_tree() {
   while IFS= read -r entry; do
     rm -rf --one-file-system -- "$entry" || rc=1
   done < <(appeared "$path" "$list")
-  if [ "$2" = new ] && ! mountpoint -q "$path"; then rmdir "$path" || rc=1; fi
+  if [ "$2" != new ]; then
+    read -r mode owner <<<"$3"
+    chmod "$mode" "$path" && chown "$owner" "$path" || rc=1
+  elif ! mountpoint -q "$path"; then
+    rmdir "$path" || rc=1
+  fi
   [ $rc -eq 0 ] || warn "$path: could not be emptied"
   return $rc
 }

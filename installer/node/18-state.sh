@@ -68,7 +68,7 @@ interrupted() {
 finish() {
   local code=$1
   trap - EXIT
-  [ -z "$CHILD" ] || kill "$CHILD" 2>/dev/null || true
+  [ -z "$CHILD$IMAGES_PID" ] || kill ${CHILD:+"$CHILD"} ${IMAGES_PID:+"$IMAGES_PID"} 2>/dev/null || true
   [ ! -d "$STATE/tmp" ] || [ "$LOG_SINK" = /dev/null ] || rm -rf "$STATE/tmp"
   if [ "$code" -ne 0 ] && [ -z "$REPORTED" ]; then
     printf 'error: %s failed unexpectedly (code %s)%s\n       see %s, then run the same line again: it goes on from there\n' \

@@ -18,7 +18,7 @@ has_nameserver() {
 }
 
 check_resolv_conf() {
-  has_nameserver || caution '/etc/resolv.conf names no nameserver' "pods get one that names only this node's own address, so that the cluster's DNS starts; names outside the cluster will not resolve"
+  has_nameserver || ours || caution '/etc/resolv.conf names no nameserver' "pods get one that names only this node's own address, so that the cluster's DNS starts; names outside the cluster will not resolve"
 }
 
 check_address() {
@@ -38,7 +38,7 @@ check_address() {
 has_default_route() { [ -n "$(ip -4 route show default 2>/dev/null)" ]; }
 
 check_default_route() {
-  has_default_route || caution 'no default route' "a route for the service network ($SERVICE_SUBNET) over ${NODE_DEVICE:-the node interface} is added, kept over reboots; down removes it"
+  has_default_route || ours || caution 'no default route' "a route for the service network ($SERVICE_SUBNET) over ${NODE_DEVICE:-the node interface} is added, kept over reboots; down removes it"
 }
 
 # used_networks: "network what" lines: what this host can reach directly or by a route, but for what the cluster made.

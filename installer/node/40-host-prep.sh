@@ -32,14 +32,14 @@ load_modules() {
 
 # load_module NAME: recorded only if it was not there.
 load_module() {
-  if grep -q "^$1 " /proc/modules || [ -d "/sys/module/$1" ]; then return 0; fi
+  if grep -qs "^$1 " /proc/modules || [ -d "/sys/module/$1" ]; then return 0; fi
   record module "$1"
   modprobe -q "$1" </dev/null
 }
 
 # undo_module NAME: one that something else uses by now stays until the next boot; that is no failure.
 undo_module() {
-  if grep -q "^$1 " /proc/modules; then modprobe -r -q "$1" </dev/null || note "module $1 is in use and stays until the next boot"; fi
+  if grep -qs "^$1 " /proc/modules; then modprobe -r -q "$1" </dev/null || note "module $1 is in use and stays until the next boot"; fi
 }
 
 # note_sysctl KEY…: remembers values that we, the kubelet or kube-proxy change.
@@ -136,7 +136,6 @@ pod_resolv_conf() {
 
 prepare_host() {
   swap_off
-  load_modules
   set_sysctls
   open_firewall
   name_host

@@ -42,6 +42,14 @@ fetch_packages() {
   fetch "${paths[@]}"
 }
 
+# own_directories: packages make directories that none of them owns, and leave them behind.
+own_directories() {
+  local directory
+  while read -r directory; do
+    [ -d "$directory" ] || record dir "${directory%/}"
+  done < <(sed "s|^|$CACHE/|" "$CACHE/lists/$HOST_OS/$ROLE.packages" | xargs -d '\n' rpm -qp --nosignature --qf '[%{DIRNAMES}\n]' 2>/dev/null | sort -u)
+}
+
 # learn_names: keeps the names of the role's package files, under the digest of the list that they belong to.
 learn_names() {
   local list=$CACHE/lists/$HOST_OS/$ROLE.packages files=()
@@ -99,32 +107,43 @@ package_command() {
   supervise 600 'installing packages' "$manager" "${options[@]}" "$@"
 }
 
-install_packages() {
-  local missing=()
+# offer_packages: the local repository, ready to install from; everything that its packages will change is recorded.
+offer_packages() {
   fetch "lists/$HOST_OS/$ROLE.packages"
   if packages_installed; then
     say 'packages are installed'
-  else
-    fetch_packages
-    learn_names
-    mapfile -t missing < <(missing_packages)
-    record packages "$(printf '%s\n' "${missing[@]}" | keep_lines packages)"
-    trust_keys
-    mkdir -p "$STATE/repos"
-    repository >"$STATE/repos/kubecarry.repo"
-    rm -rf "$STATE/yum"
-    package_command install "${missing[@]}" || die $E_ENVIRONMENT 'the packages could not be installed (above)' \
-      "see $LOG; free a running package manager if it holds the lock, then run the same line again"
-    rm -rf "$STATE/yum"
+    return 0
   fi
-  check_versions
+  fetch_packages
+  learn_names
+  own_directories
+  record packages "$(missing_packages | keep_lines packages)"
+  trust_keys
+  mkdir -p "$STATE/repos"
+  repository >"$STATE/repos/kubecarry.repo"
+  rm -rf "$STATE/yum"
 }
 
-# check_versions: what is on PATH is what was installed.
-check_versions() {
+# install_packages [PATTERN]: the missing ones of that name; all by default. Nothing to do if none is missing.
+install_packages() {
+  local missing=()
+  mapfile -t missing < <(missing_packages | grep -E "^${1:-}")
+  [ ${#missing[@]} -gt 0 ] || return 0
+  package_command install "${missing[@]}" || die $E_ENVIRONMENT 'the packages could not be installed (above)' \
+    "see $LOG; wait for a package manager that holds the lock, then run the same line again"
+}
+
+# install_runtime: containerd first, so that it can pull images while the other packages are installed.
+install_runtime() {
+  offer_packages
+  install_packages 'containerd\.io-'
+  containerd --version >/dev/null 2>&1 || die $E_ENVIRONMENT 'containerd does not start from PATH' "see $LOG"
+}
+
+install_kubernetes() {
+  install_packages
   [ "$(kubelet_version)" = "$KUBERNETES_VERSION" ] || die $E_ENVIRONMENT "kubelet on this host is $(kubelet_version), not $KUBERNETES_VERSION" \
     'remove the other kubelet from PATH, then run the same line again'
-  containerd --version >/dev/null 2>&1 || die $E_ENVIRONMENT 'containerd does not start from PATH' "see $LOG"
 }
 
 # undo_packages LIST: one transaction, since they need each other.
@@ -138,4 +157,5 @@ undo_packages() {
     return 1
   }
   systemctl daemon-reload </dev/null 2>/dev/null || true
+  ldconfig # the libraries' own scripts ran it before their files had gone
 }

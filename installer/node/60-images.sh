@@ -2,6 +2,7 @@
 # Images: pulled by digest before anything needs them, tagged as the manifests name them, and marked pinned.
 
 IMAGE_WORKERS=3
+IMAGES_PID='' # the background process that pulls
 
 # role_images: "digest reference" lines of the role.
 role_images() {
@@ -53,9 +54,25 @@ undo_image() {
   ! ctr_images list -q 2>/dev/null | grep -Fxq "$1" || ctr_images rm "$1" >/dev/null
 }
 
+# start_images: pulls in the background of other steps; await_images ends with its code.
+start_images() {
+  fetch lists/images
+  pull_images &
+  IMAGES_PID=$!
+}
+
+await_images() {
+  local rc=0
+  wait "$IMAGES_PID" || rc=$?
+  IMAGES_PID=''
+  REPORTED=1
+  [ $rc -eq 0 ] || exit $rc
+  REPORTED=''
+}
+
 pull_images() {
   local lines=() worker pids=() pid rc=0
-  fetch lists/images
+  trap - EXIT ERR
   mapfile -t lines < <(missing_images)
   if [ ${#lines[@]} -eq 0 ]; then
     say 'images are here'

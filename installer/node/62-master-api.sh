@@ -29,7 +29,7 @@ token_signs() {
   jws=$(json_string "jws-kubeconfig-$id" <<<"$CLUSTER_INFO")
   header=${jws%%.*}
   want=${jws##*.}
-  have=$({ printf '%s.' "$header" && { json_string kubeconfig <<<"$CLUSTER_INFO" && printf '\n'; } | base64url; } |
+  have=$({ printf '%s.' "$header" && json_string kubeconfig <<<"$CLUSTER_INFO" | base64url; } |
     openssl dgst -sha256 -hmac "$secret" -binary | base64url)
   [ -n "$want" ] && [ "$have" = "$want" ]
 }

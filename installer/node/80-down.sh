@@ -72,6 +72,13 @@ remove_pods() {
   [ -z "$(our_containers "$list")" ]
 }
 
+# stop_scopes: units that the kubelet made on the fly, for pods and for mounting their volumes.
+stop_scopes() {
+  local scopes=()
+  mapfile -t scopes < <(systemctl list-units --type=scope --no-legend --plain 2>/dev/null </dev/null | awk '/Kubernetes transient mount/ { print $1 }')
+  systemctl stop 'kubepods*.slice' ${scopes[@]+"${scopes[@]}"} >/dev/null 2>&1 </dev/null || true
+}
+
 # undo_cluster ROLE LIST POD-SUBNET
 undo_cluster() {
   local list=$STATE/lists/$2 network destination
@@ -82,7 +89,7 @@ undo_cluster() {
     logged timeout 90 kubeadm reset -f --cri-socket="$CONTAINERD_SOCKET" || note 'kubeadm reset failed'
   fi
   remove_pods "$list" || { warn 'containers of the cluster could not be removed: ctr -n k8s.io containers list'; return 1; }
-  systemctl stop 'kubepods*.slice' >/dev/null 2>&1 </dev/null || true
+  stop_scopes
   for network in $(pod_networks "$3"); do
     while read -r destination; do
       if within "$destination" "$network"; then ip -4 route del "$destination" 2>/dev/null || true; fi

@@ -30,24 +30,27 @@ stage() {
   state_set "step-$1" 'done'
 }
 
-# install_runtime ROLE: the steps that master and join share.
-install_runtime() {
+# prepare ROLE: the steps that master and join share.
+prepare() {
   ROLE=$1
   identify
   step preflight preflight "$ROLE"
   step bundle fetch_sums
   remember
   own_cluster
-  stage packages install_packages
-  stage host prepare_host
+  stage runtime install_runtime
   relax_selinux
+  load_modules
   stage containerd configure_containerd
-  stage images pull_images
+  start_images
+  stage packages install_kubernetes
+  stage host prepare_host
+  stage images await_images
 }
 
 verb_master() {
   begin
-  install_runtime master
+  prepare master
   stage kubeadm init_cluster
   stage network apply_listed "$NETWORK_MANIFESTS"
   stage ready await_ready
@@ -73,7 +76,7 @@ master_token() {
 
 verb_join() {
   begin
-  install_runtime node
+  prepare node
   stage kubeadm join_cluster
   stage ready await_ready
   say "$NODE_NAME has joined and is Ready"
