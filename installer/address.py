@@ -47,9 +47,9 @@ def reachable(sock: socket.socket) -> List[Tuple[str, int]]:
     host, port = sock.getsockname()[:2]
     if host not in ("0.0.0.0", "::"):  # noqa: S104
         return [(host, port)]
-    found = local_ipv4()
-    outside = [address for address in found if not address.startswith(("127.", "169.254."))]
-    return [(address, port) for address in outside or found or ["127.0.0.1"]]
+    found = local_ipv4() + (local_ipv6() if host == "::" else [])
+    outside = [one for one in found if one != "::1" and not one.startswith(("127.", "169.254.", "fe80:"))]
+    return [(one, port) for one in outside or found or ["127.0.0.1"]]
 
 
 def local_ipv4() -> List[str]:
@@ -65,6 +65,15 @@ def local_ipv4() -> List[str]:
             room *= 2
     data = buffer.tobytes()
     return [socket.inet_ntoa(data[at + 20:at + 24]) for at in range(0, used, _IFREQ)]
+
+
+def local_ipv6() -> List[str]:
+    """Every IPv6 address of this machine."""
+    try:
+        with open("/proc/net/if_inet6") as file:
+            return [socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line[:32])) for line in file]
+    except OSError:
+        return []
 
 
 def _resolve(host: str, port: int) -> Tuple[int, Tuple[Any, ...]]:

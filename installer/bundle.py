@@ -11,8 +11,7 @@ from .tarindex import Member
 CONTRACT = "bundle.json"
 SUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"
-SIGSTORE = "SHA256SUMS.sigstore.json"
-_OUTSIDE = (CONTRACT, SUMS, SIGNATURE, SIGSTORE)  # what bundle.json cannot list
+_OUTSIDE = (CONTRACT, SUMS, SIGNATURE)  # what bundle.json cannot list
 _MAX_OUTSIDE = 64 << 20
 
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import TextIO
+from typing import Optional, TextIO
 
 _TERMINAL_SECONDS = 0.2
 _PLAIN_SECONDS = 5.0
@@ -11,11 +11,11 @@ _PLAIN_SECONDS = 5.0
 class Progress:
     """Counts bytes of `total`; `add` is called by one thread at a time."""
 
-    def __init__(self, label: str, total: int, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, label: str, total: int, stream: Optional[TextIO] = None) -> None:
         self._label = label
         self._total = total
-        self._stream = stream
-        self._terminal = stream.isatty()
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
         self._done = 0
         self._begun = self._shown = time.monotonic()
 

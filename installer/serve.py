@@ -36,11 +36,15 @@ def serve(bundle: Bundle, options: Options) -> None:
     if options.advertise and not _URL.fullmatch(options.advertise):
         raise UsageError("--advertise {}: not an URL".format(options.advertise), "give http://ADDRESS:PORT")
     log = AccessLog(options.access_log) if options.access_log is not None else None
-    sock = address.bind(options.bind, options.port)
-    _check(bundle, options)
+    with address.bind(options.bind, options.port) as sock:
+        _check(bundle, options)
+        address.listen(sock)
+        _run(bundle, options, sock, log)
+
+
+def _run(bundle: Bundle, options: Options, sock: socket.socket, log: Optional[AccessLog]) -> None:
     script = NodeScript(bundle)
     advertise = options.advertise.rstrip("/")
-    address.listen(sock)
 
     def make_loop(lifeline: int) -> Loop:
         return Loop(bundle, [sock], lifeline, report, log, advertise)

@@ -66,8 +66,15 @@ class TarSource(Source):
         self.modified = self._stat.st_ctime
 
     def acquire(self, member: Member) -> int:  # noqa: ARG002
-        """The one descriptor of the tar."""
-        return self._fd
+        """A descriptor of the tar that is the caller's own: the kernel reads ahead for each by itself."""
+        try:
+            return os.open("/proc/self/fd/{}".format(self._fd), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # no /proc
+            return os.dup(self._fd)
+
+    def release(self, fd: int) -> None:
+        """Close the descriptor."""
+        os.close(fd)
 
     def intact(self, fd: int, member: Member) -> bool:  # noqa: ARG002
         """Whether the tar has kept its size and time stamp."""
@@ -116,7 +123,9 @@ def _walk(root: str) -> Dict[str, Member]:
     folders = [""]
     while folders:
         folder = folders.pop()
-        for entry in os.scandir(os.path.join(root, folder)):
+        with os.scandir(os.path.join(root, folder)) as found:
+            entries = list(found)
+        for entry in entries:
             path = folder + entry.name
             check_path(path)
             status = entry.stat(follow_symlinks=False)

@@ -9,13 +9,13 @@ import tempfile
 import threading
 from typing import Callable, Dict, List, NamedTuple, Optional
 
-from .bundle import CONTRACT, SIGNATURE, SIGSTORE, SUMS, Bundle
+from .bundle import CONTRACT, SIGNATURE, SUMS, Bundle
 from .errors import HostError, IntegrityError
 from .tarindex import Member
 
 _PIECE = 1 << 20
 _LINE = re.compile("([0-9a-f]{64})  ([^\n]+)")
-_SIGNATURES = (SUMS, SIGNATURE, SIGSTORE)
+_UNSUMMED = (SUMS, SIGNATURE)
 
 
 class Result(NamedTuple):
@@ -37,7 +37,7 @@ def verify(bundle: Bundle, key: str = "", advance: Optional[Callable[[int], None
     problems = _compare_sums(bundle)
     if key:
         check_signature(bundle, key)
-    members = [member for path, member in bundle.members.items() if path not in _SIGNATURES]
+    members = [member for path, member in bundle.members.items() if path not in _UNSUMMED]
     digests = hash_members(bundle, members, advance, workers or os.cpu_count() or 1)
     for member in members:
         if digests[member.path] != bundle.digests[member.path]:
@@ -128,7 +128,7 @@ def _hash(bundle: Bundle, member: Member, advance: Callable[[int], None]) -> str
 def _compare_sums(bundle: Bundle) -> List[str]:
     """What SHA256SUMS and bundle.json disagree about."""
     sums = _read_sums(bundle)
-    expected = {path: bundle.digests[path] for path in bundle.members if path not in _SIGNATURES}
+    expected = {path: bundle.digests[path] for path in bundle.members if path not in _UNSUMMED}
     problems = ["{}: not in {}".format(path, SUMS) for path in sorted(set(expected) - set(sums))]
     problems += ["{}: in {}, but not in the bundle".format(path, SUMS) for path in sorted(set(sums) - set(expected))]
     problems += ["{}: {} and {} disagree".format(path, SUMS, CONTRACT) for path in sorted(sums)
@@ -147,6 +147,8 @@ def _read_sums(bundle: Bundle) -> Dict[str, str]:
         if match is None or match.group(2) in sums:
             raise IntegrityError("{}: {} is malformed in line {}".format(bundle.source.path, SUMS, number))
         sums[match.group(2)] = match.group(1)
+    if sorted(sums) != list(sums):
+        raise IntegrityError("{}: {} is not sorted by path".format(bundle.source.path, SUMS))
     return sums
 
 

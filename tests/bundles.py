@@ -35,14 +35,20 @@ def add_image(members: dict[str, bytes], ref: str, layers: Sequence[bytes], inde
     diff = [{"type": "layers", "diff_ids": [f"sha256:{sha256(layer)}" for layer in layers]}]
     config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": diff[0], "ref": ref}).encode()
     manifest = {
-        "schemaVersion": 2, "mediaType": MANIFEST, "config": blob(members, config, CONFIG),
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": blob(members, config, CONFIG),
         "layers": [blob(members, layer, LAYER) for layer in layers],
     }
     top = blob(members, json.dumps(manifest).encode(), MANIFEST)
     if index:
         here = {**top, "platform": {"os": "linux", "architecture": "amd64"}}
-        gone = {"mediaType": MANIFEST, "digest": "sha256:" + "0" * 64, "size": 7,
-                "platform": {"os": "linux", "architecture": "s390x"}}
+        gone = {
+            "mediaType": MANIFEST,
+            "digest": "sha256:" + "0" * 64,
+            "size": 7,
+            "platform": {"os": "linux", "architecture": "s390x"},
+        }
         body = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [here, gone]}
         top = blob(members, json.dumps(body).encode(), INDEX)
     return image_entry(ref, top)
@@ -50,8 +56,14 @@ def add_image(members: dict[str, bytes], ref: str, layers: Sequence[bytes], inde
 
 def image_entry(ref: str, descriptor: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of `images` in bundle.json for a reference and the descriptor of its manifest."""
-    return {"ref": ref, "digest": descriptor["digest"], "mediaType": descriptor["mediaType"],
-            "size": descriptor["size"], "platforms": ["linux/amd64"], "roles": ["master", "node"]}
+    return {
+        "ref": ref,
+        "digest": descriptor["digest"],
+        "mediaType": descriptor["mediaType"],
+        "size": descriptor["size"],
+        "platforms": ["linux/amd64"],
+        "roles": ["master", "node"],
+    }
 
 
 def complete(members: Mapping[str, bytes], images: Sequence[Mapping[str, Any]] = (), **fields: Any) -> dict[str, bytes]:
@@ -61,9 +73,17 @@ def complete(members: Mapping[str, bytes], images: Sequence[Mapping[str, Any]] =
         whole["installer/node/10-main.sh"] = NODE_SCRIPT
     files = [{"path": path, "sha256": sha256(data), "size": len(data)} for path, data in sorted(whole.items())]
     contract = {
-        "schema": 1, "release": "1.20", "kubernetes": "v1.20.2", "created": CREATED, "arches": ["amd64"], "hosts": {},
-        "images": list(images), "addons": [], "node": {"RELEASE": "1.20", "KUBERNETES_VERSION": "v1.20.2"},
-        "files": files, **fields,
+        "schema": 1,
+        "release": "1.20",
+        "kubernetes": "v1.20.2",
+        "created": CREATED,
+        "arches": ["amd64"],
+        "hosts": {},
+        "images": list(images),
+        "addons": [],
+        "node": {"RELEASE": "1.20", "KUBERNETES_VERSION": "v1.20.2"},
+        "files": files,
+        **fields,
     }
     whole["bundle.json"] = (json.dumps(contract, sort_keys=True, indent=1) + "\n").encode()
     whole["SHA256SUMS"] = "".join(f"{sha256(data)}  {path}\n" for path, data in sorted(whole.items())).encode()
@@ -82,8 +102,9 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
     return path
 
 
-def make_bundle(path: Path, members: Mapping[str, bytes], images: Sequence[Mapping[str, Any]] = (),
-                **fields: Any) -> Path:
+def make_bundle(
+    path: Path, members: Mapping[str, bytes], images: Sequence[Mapping[str, Any]] = (), **fields: Any
+) -> Path:
     """A valid bundle at `path` of `members` (path -> contents) and images made by `add_image`."""
     return write_tar(path, complete(members, images, **fields))
 

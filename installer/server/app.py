@@ -1,5 +1,6 @@
 """What each URL means. Everything below / is looked up in dictionaries; no path ever reaches the disk."""
 
+import time
 from typing import Callable, Dict
 
 from ..bundle import Bundle
@@ -17,6 +18,7 @@ _MISSING = (
     "/packages/<os>/       baseurl of a yum repository (dnf asks for repodata/repomd.xml below it)\n"
     "/v2/<registry>/<name> images"
 )
+_QUIET_SECONDS = 60
 _ALLOW = [("Allow", "GET, HEAD")]
 
 
@@ -33,16 +35,24 @@ class App:
             for path, member in bundle.members.items()
         }
         self._source = bundle.source
+        self._quiet_until = 0.0
 
     def answer(self, request: Request, origin: Callable[[], str]) -> Reply:
         """The reply to a request, fit to it; never raises for what a client can send."""
         try:
             reply = self._route(request, origin)
         except (Changed, OSError) as error:
-            self._report("{}: {} cannot be read as it was: {}".format(self._source.path, request.path, error))
+            self.changed(error)
             reply = text(503, "The bundle on the server changed while it was served: restart the server.")
             reply.close = True
         return reply.to(request)
+
+    def changed(self, error: Exception) -> None:
+        """Tell the operator, now and then, that the bundle on the disk is not what was opened."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _QUIET_SECONDS
+            self._report("{} changed while it was served: {}; restart the server".format(self._source.path, error))
 
     def _route(self, request: Request, origin: Callable[[], str]) -> Reply:
         path = request.path

@@ -65,7 +65,10 @@ class Connection:
         except OSError:
             self.close()
         except Changed as error:
-            self._loop.report("the bundle changed while it was served: {}; restart the server".format(error))
+            self._loop.app.changed(error)
+            self.close()
+        except Exception as error:
+            self._loop.report("unexpected {}: {}; hung up on {}".format(type(error).__name__, error, self.peer))
             self.close()
 
     def expire(self) -> None:
@@ -92,20 +95,26 @@ class Connection:
         """Answer every whole request in `data`, as long as the client takes the replies."""
         loop = self._loop
         memo = loop.memo
+        if loop.log is not None:
+            self._started = loop.clock()
         while data:
             rest = b""
             reply = memo.get(data)
             if reply is None:
+                if data.startswith(b"\r\n"):  # an empty line before a request is forgiven
+                    data = data[2:]
+                    continue
                 end = data.find(b"\r\n\r\n") + 4
                 if end < 4:
                     self._wait(data)
                     return
+                self._buffer = b""
                 head, rest = data[:end], data[end:]
                 reply = memo.get(head) or self._answer(head)
             self._buffer = rest
             if not self._send(reply):
                 return
-            data = rest
+            data, self._buffer = rest, b""
         self.deadline = loop.now + IDLE_SECONDS
 
     def _wait(self, data: bytes) -> None:
@@ -134,8 +143,6 @@ class Connection:
         """Begin a reply; True if it went out whole and the connection goes on."""
         loop = self._loop
         self._reply = reply
-        if loop.log is not None:
-            self._started = loop.clock()
         data = reply.head + loop.date
         body = reply.body
         if body and (len(body) > 1 or type(body[0]) is not bytes):
@@ -167,7 +174,8 @@ class Connection:
             self.deadline = self._loop.now + STALL_SECONDS
         if (outbox is None or outbox.done) and self._finish():
             self._enter(_READING, IDLE_SECONDS)
-            self._process(self._buffer)
+            waiting, self._buffer = self._buffer, b""
+            self._process(waiting)
 
     def _finish(self) -> bool:
         """A reply is out whole: True if another request may follow."""

@@ -105,13 +105,20 @@ class Loop:
                 if error.errno in _FULL:
                     self._make_room()
                 return
-            sock.setblocking(False)
-            connection = Connection(self, sock, address[0])
-            fd = sock.fileno()
-            self._connections[fd] = connection
-            self._handlers[fd] = connection.handle
-            self.epoll.register(fd, select.EPOLLIN)
+            self._adopt(sock, address[0])
         return accept
+
+    def _adopt(self, sock: socket.socket, peer: str) -> None:
+        fd = sock.fileno()
+        sock.setblocking(False)
+        try:
+            self.epoll.register(fd, select.EPOLLIN)
+        except OSError:  # the kernel's limit of watched files
+            sock.close()
+            return
+        connection = Connection(self, sock, peer)
+        self._connections[fd] = connection
+        self._handlers[fd] = connection.handle
 
     def _make_room(self) -> None:
         """No descriptor is left: hang up on the clients that have been idle longest, or stop accepting."""

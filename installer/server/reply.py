@@ -44,7 +44,7 @@ class Reply:
     def to(self, request: Request) -> "Reply":
         """Fit the reply to who asked: no body for HEAD, and what becomes of the connection."""
         self.request = request
-        self.close = not request.keep_alive or request.has_body
+        self.close = self.close or not request.keep_alive or request.has_body
         if request.method == "HEAD":
             self.body = []
         if self.close:

@@ -9,6 +9,7 @@ MAX_HEAD = 16384
 MAX_FIELDS = 64
 
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e\x80-\xff]+) HTTP/1\.([01])")
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: |\Z)")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
 _ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -60,6 +61,8 @@ def parse(head: bytes) -> Request:
 
 def check_partial(data: bytes) -> None:
     """Raise RequestError if an unfinished head can no longer become a valid one, or is too long."""
+    if not _METHOD.match(data):
+        raise RequestError(400, "this is not an HTTP request (is the client speaking TLS?)")
     end = data.find(b"\n")
     if end > 0 and data[end - 1:end] != b"\r":
         raise RequestError(400, "lines must end with CR LF")

@@ -1,0 +1,258 @@
+"""What each URL answers, without a socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from installer.bundle import open_bundle
+from installer.server.app import App
+from installer.server.reply import Reply, Slice
+from installer.server.request import parse
+from tests.bundles import INDEX, MANIFEST, add_image, make_bundle, unpack
+
+ORIGIN = "http://10.77.0.1:8000"
+LARGE = os.urandom(200_000)
+
+
+@pytest.fixture
+def members() -> dict[str, bytes]:
+    return {
+        "bin/amd64/tool": LARGE,
+        "packages/el7/repodata/repomd.xml": b"<repomd/>",
+        "empty": b"",
+        "lists/images": b"x\n",
+    }
+
+
+@pytest.fixture
+def images(members: dict[str, bytes]) -> list[dict[str, Any]]:
+    return [
+        add_image(members, "k8s.gcr.io/pause:3.2", [b"p" * 100_000]),
+        add_image(members, "docker.io/library/busybox:1.33", [b"b"], index=True),
+        add_image(members, "docker.io/library/busybox:1.34", [b"c"]),
+    ]
+
+
+@pytest.fixture
+def app(tmp_path: Path, members: dict[str, bytes], images: list[dict[str, Any]]) -> App:
+    return App(open_bundle(str(make_bundle(tmp_path / "b.tar", members, images))), [].append)
+
+
+def ask(app: App, target: str, method: str = "GET", **fields: str) -> Reply:
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+    return app.answer(
+        parse("\r\n".join([f"{method} {target} HTTP/1.1", "Host: evil", *lines]).encode()), lambda: ORIGIN
+    )
+
+
+def field(reply: Reply, name: str) -> str | None:
+    found = re.search(rf"(?im)^{name}: (.*)\r$", reply.head.decode())
+    return found.group(1) if found else None
+
+
+def body(reply: Reply) -> bytes:
+    assert all(isinstance(part, bytes) for part in reply.body)
+    return b"".join(part for part in reply.body if isinstance(part, bytes))
+
+
+def errors(reply: Reply) -> str:
+    (one,) = json.loads(body(reply))["errors"]
+    assert set(one) == {"code", "message", "detail"}
+    assert field(reply, "Docker-Distribution-Api-Version") == "registry/2.0"
+    return str(one["code"])
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        ("/packages/el7/repodata/repomd.xml", "application/xml"),
+        ("/bundle.json", "application/json"),
+        ("/SHA256SUMS", "text/plain; charset=utf-8"),
+        ("/lists/images", "text/plain; charset=utf-8"),
+        ("/installer/node/10-main.sh", "text/plain; charset=utf-8"),
+        ("/empty", "application/octet-stream"),
+    ],
+)
+def test_members(app: App, tmp_path: Path, path: str, media_type: str) -> None:
+    reply = ask(app, path)
+    expected = (unpack(tmp_path / "b.tar", tmp_path / "tree") / path[1:]).read_bytes()
+    assert (reply.status, body(reply), field(reply, "Content-Type")) == (200, expected, media_type)
+    assert field(reply, "Content-Length") == str(len(expected))
+
+
+def test_large_members_are_slices_of_the_tar(app: App, tmp_path: Path) -> None:
+    reply = ask(app, "/bin/amd64/tool")
+    (part,) = reply.body
+    assert isinstance(part, Slice)
+    assert (tmp_path / "b.tar").read_bytes()[part.member.offset :][: part.size] == LARGE
+    assert re.fullmatch('"sha256:[0-9a-f]{64}"', field(reply, "ETag") or "")
+
+
+def test_head_has_the_fields_of_get_and_no_body(app: App) -> None:
+    for path in ("/bin/amd64/tool", "/bundle.json", "/deploy.sh", "/nope", "/v2/pause/manifests/3.2"):
+        got, head = ask(app, path), ask(app, path, "HEAD")
+        assert (head.status, head.head, head.body) == (got.status, got.head, [])
+
+
+def test_conditions_and_ranges(app: App) -> None:
+    etag = field(ask(app, "/bin/amd64/tool"), "ETag") or ""
+    assert ask(app, "/bin/amd64/tool", if_none_match=etag).status == 304
+    assert field(ask(app, "/bin/amd64/tool", if_none_match=etag), "Content-Length") is None
+    assert ask(app, "/bin/amd64/tool", if_match='"x"').status == 412
+    reply = ask(app, "/bin/amd64/tool", range="bytes=10-19")
+    assert (reply.status, field(reply, "Content-Range")) == (206, "bytes 10-19/200000")
+    assert (reply.body[0].start, reply.body[0].size) == (10, 10)  # type: ignore[union-attr]
+    reply = ask(app, "/bin/amd64/tool", range="bytes=200000-")
+    assert (reply.status, field(reply, "Content-Range")) == (416, "bytes */200000")
+
+
+def test_several_ranges_make_a_multipart_body(app: App) -> None:
+    reply = ask(app, "/packages/el7/repodata/repomd.xml", range="bytes=0-2,-3")
+    boundary = (field(reply, "Content-Type") or "").partition("boundary=")[2]
+    parts = body(reply).split(f"--{boundary}".encode())
+    assert len(parts) == 4
+    assert parts[1].endswith(b"Content-Range: bytes 0-2/9\r\n\r\n<re\r\n")
+    assert parts[2].endswith(b"Content-Range: bytes 6-8/9\r\n\r\nd/>\r\n")
+    assert parts[3] == b"--\r\n"
+    assert field(reply, "Content-Length") == str(len(body(reply)))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/nope",
+        "/bin",
+        "/bin/amd64/",
+        "/packages/el7/",
+        "/../etc/passwd",
+        "/bin/../bundle.json",
+        "/%2e%2e/etc/passwd",
+        "/%00",
+        "/%FF",
+        "/bundle.json/",
+        "/v3/",
+        "/bundle.json%00",
+        "//etc/passwd",
+        "/./bundle.json",
+    ],
+)
+def test_everything_else_is_not_found(app: App, path: str) -> None:
+    reply = ask(app, path)
+    assert reply.status == 404
+    assert b"/deploy.sh" in body(reply)
+
+
+def test_double_slashes_and_queries_are_forgiven(app: App) -> None:
+    assert ask(app, "//packages//el7/repodata/repomd.xml?x=1").status == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW", "get"])
+def test_only_get_and_head_are_answered(app: App, method: str) -> None:
+    reply = ask(app, "/bundle.json", method)
+    assert (reply.status, field(reply, "Allow")) == (405, "GET, HEAD")
+    reply = ask(app, "/v2/pause/blobs/uploads/", method)
+    assert (reply.status, field(reply, "Allow"), errors(reply)) == (405, "GET, HEAD", "UNSUPPORTED")
+
+
+def test_deploy_takes_the_server_from_the_connection(app: App) -> None:
+    text = body(ask(app, "/deploy.sh")).decode()
+    assert f"SERVER='{ORIGIN}'" in text
+    assert "evil" not in text
+    assert body(ask(app, "/healthz")) == b"ok\n"
+
+
+def test_the_registry_answers_its_base(app: App) -> None:
+    for path in ("/v2/", "/v2"):
+        reply = ask(app, path)
+        assert (reply.status, body(reply)) == (200, b"{}")
+        assert field(reply, "Docker-Distribution-Api-Version") == "registry/2.0"
+
+
+def test_manifests_by_tag_and_digest(app: App, images: list[dict[str, Any]], members: dict[str, bytes]) -> None:
+    for image, name, media_type in zip(
+        images, ("pause/manifests/3.2?ns=k8s.gcr.io", "library/busybox/manifests/1.33"), (MANIFEST, INDEX)
+    ):
+        reply = ask(app, "/v2/" + name)
+        assert (reply.status, field(reply, "Content-Type")) == (200, media_type)
+        assert field(reply, "Docker-Content-Digest") == image["digest"]
+        assert body(reply) == members["images/blobs/sha256/" + image["digest"][7:]]
+        repository = name.partition("/manifests/")[0]
+        assert body(ask(app, f"/v2/{repository}/manifests/{image['digest']}")) == body(reply)
+
+
+def test_children_of_an_index_by_digest(app: App) -> None:
+    index = json.loads(body(ask(app, "/v2/busybox/manifests/1.33")))
+    here, gone = (child["digest"] for child in index["manifests"])
+    reply = ask(app, f"/v2/busybox/manifests/{here}")
+    assert (reply.status, field(reply, "Content-Type")) == (200, MANIFEST)
+    manifest = json.loads(body(reply))
+    for child in (manifest["config"], *manifest["layers"]):
+        assert len(body(ask(app, f"/v2/busybox/blobs/{child['digest']}"))) == child["size"]
+    assert errors(ask(app, f"/v2/busybox/manifests/{gone}")) == "MANIFEST_UNKNOWN"
+
+
+def test_blobs_have_ranges(app: App) -> None:
+    manifest = json.loads(body(ask(app, "/v2/pause/manifests/3.2")))
+    reply = ask(app, f"/v2/pause/blobs/{manifest['layers'][0]['digest']}", range="bytes=99999-")
+    assert (reply.status, field(reply, "Content-Range")) == (206, "bytes 99999-99999/100000")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/v2/nope/manifests/1", 404, "NAME_UNKNOWN"),
+        ("/v2/pause/manifests/3.2?ns=quay.io", 404, "NAME_UNKNOWN"),
+        ("/v2/pause/manifests/9", 404, "MANIFEST_UNKNOWN"),
+        ("/v2/pause/manifests/sha256:" + "0" * 64, 404, "MANIFEST_UNKNOWN"),
+        ("/v2/pause/manifests/sha256:zz", 400, "DIGEST_INVALID"),
+        ("/v2/pause/manifests/.x", 400, "TAG_INVALID"),
+        ("/v2/pause/blobs/sha256:" + "0" * 64, 404, "BLOB_UNKNOWN"),
+        ("/v2/pause/blobs/3.2", 400, "DIGEST_INVALID"),
+        ("/v2/pause/blobs/sha512:" + "0" * 128, 404, "BLOB_UNKNOWN"),
+        ("/v2/pause/tags/other", 404, "NAME_INVALID"),
+        ("/v2/UPPER/tags/list", 404, "NAME_INVALID"),
+        ("/v2/../../etc/passwd", 404, "NAME_INVALID"),
+        ("/v2/pause/tags/list?n=x", 400, "PAGINATION_NUMBER_INVALID"),
+        ("/v2/_catalog?n=-1", 400, "PAGINATION_NUMBER_INVALID"),
+        ("/v2/pause/referrers/x", 404, "NAME_INVALID"),
+    ],
+)
+def test_registry_errors(app: App, path: str, status: int, code: str) -> None:
+    reply = ask(app, path)
+    assert (reply.status, errors(reply)) == (status, code)
+
+
+def test_a_blob_of_another_repository_is_unknown(app: App) -> None:
+    manifest = json.loads(body(ask(app, "/v2/pause/manifests/3.2")))
+    assert errors(ask(app, f"/v2/busybox/blobs/{manifest['layers'][0]['digest']}")) == "BLOB_UNKNOWN"
+
+
+def test_tags_come_in_pages(app: App) -> None:
+    assert json.loads(body(ask(app, "/v2/busybox/tags/list"))) == {"name": "busybox", "tags": ["1.33", "1.34"]}
+    reply = ask(app, "/v2/library/busybox/tags/list?n=1&ns=docker.io")
+    assert json.loads(body(reply))["tags"] == ["1.33"]
+    assert field(reply, "Link") == '</v2/library/busybox/tags/list?n=1&last=1.33&ns=docker.io>; rel="next"'
+    reply = ask(app, "/v2/library/busybox/tags/list?n=1&last=1.33&ns=docker.io")
+    assert (json.loads(body(reply))["tags"], field(reply, "Link")) == (["1.34"], None)
+    assert json.loads(body(ask(app, "/v2/busybox/tags/list?n=0")))["tags"] == []
+    assert json.loads(body(ask(app, "/v2/_catalog?n=1")))["repositories"] == ["docker.io/library/busybox"]
+
+
+def test_a_changed_bundle_fails_cleanly(tmp_path: Path) -> None:
+    said: list[str] = []
+    tree = unpack(make_bundle(tmp_path / "b.tar", {"a": b"one", "b": b"two"}), tmp_path / "tree")
+    app = App(open_bundle(str(tree)), said.append)
+    (tree / "a").write_bytes(b"ONE")
+    (tree / "b").unlink()
+    for path in ("/a", "/b"):
+        reply = ask(app, path)
+        assert (reply.status, reply.close) == (503, True)
+    assert len(said) == 1
+    assert "changed while it was served" in said[0]
