@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,14 +105,14 @@ def _build(order: Order, workshop: Workshop) -> Built:
 
 def _write(order: Order, workshop: Workshop, members: Sequence[Member]) -> bool:
     """Write the bundle unless it is there; tells whether it was written."""
-    progress = workshop.progress
+    progress, hashers = workshop.progress, os.cpu_count() or 1
     content = sum(member.size for member in members)
     if order.output.exists():
         progress.stage("compare", content)
-        if output.is_current(order.output, members, order.created, workshop.jobs, progress.advance):
+        if output.is_current(order.output, members, order.created, hashers, progress.advance):
             return False
     progress.stage("write", content)
-    output.write(order.output, members, order.created, workshop.jobs, progress.advance)
+    output.write(order.output, members, order.created, hashers, progress.advance)
     return True
 
 
