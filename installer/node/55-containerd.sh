@@ -34,7 +34,7 @@ containerd_ours() { [ "$(state_get containerd)" = ours ]; }
 configure_containerd() {
   local registry restart
   note_unit containerd.service
-  containerd_config | put_file 0644 /etc/containerd/config.toml
+  put_file 0644 /etc/containerd/config.toml <<<"$(containerd_config)" # no pipe: CHANGED must reach this shell
   restart=$CHANGED
   for registry in $REGISTRIES _default; do
     registry_hosts | put_file 0644 "/etc/containerd/certs.d/$registry/hosts.toml" # read at each pull: needs no restart

@@ -75,7 +75,7 @@ remove_pods() {
 # stop_scopes: units that the kubelet made on the fly, for pods and for mounting their volumes.
 stop_scopes() {
   local scopes=()
-  mapfile -t scopes < <(systemctl list-units --type=scope --no-legend --plain 2>/dev/null </dev/null | awk '/Kubernetes transient mount/ { print $1 }')
+  mapfile -t scopes < <(systemctl list-units --type=scope --no-legend --plain 2>/dev/null </dev/null | awk '/Kubernetes (transient mount|systemd probe)/ { print $1 }')
   systemctl stop 'kubepods*.slice' ${scopes[@]+"${scopes[@]}"} >/dev/null 2>&1 </dev/null || true
 }
 
