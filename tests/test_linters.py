@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_shellcheck_of_deploy_sh(tmp_path: Path) -> None:
     texts = {path.relative_to(PROJECT).as_posix(): path.read_bytes() for path in PARTS}
 
     def used(setting: str) -> bool:
-        return any(setting.encode() in text for text in texts.values())
+        return any(re.search(rf"\$\{{?{setting}\b".encode(), text) for text in texts.values())
 
     bundle = SimpleNamespace(members=texts, read=texts.__getitem__, digests={"SHA256SUMS": "0" * 64},
                              info=SimpleNamespace(node=dict.fromkeys(filter(used, SETTINGS), "x")))
