@@ -43,15 +43,18 @@ def run(
     env is added to the environment, given is written to its stdin (by default empty).
     """
     words = [str(a) for a in args]
-    done = subprocess.run(
-        words,
-        cwd=cwd,
-        env={**os.environ, "LC_ALL": "C", **(env or {})},
-        input=given or "",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            env={**os.environ, "LC_ALL": "C", **(env or {})},
+            input=given or "",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"{error.filename} is not on this machine: the lab needs Debian 12 and `make setup`") from error
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
         raise LabError(f"{' '.join(words)[:300]} ended with {done.returncode}:\n{tail}")
@@ -118,9 +121,11 @@ def step(name: str, inputs: Sequence[object], make: Callable[[Path], None]) -> B
 
 
 def debian_versions(*packages: str) -> list[str]:
-    """Return `name version` of each installed Debian package; LabError names one that is missing."""
-    out = run("dpkg-query", "-W", "-f", "${Package} ${Version} ${db:Status-Status}\n", *packages).splitlines()
-    for line in out:
-        if not line.endswith(" installed"):
-            raise LabError(f"Debian package {line.split()[0]} is not installed: run `make setup`")
-    return sorted(out)
+    """Return `name version` of each Debian package, sorted; LabError names those that are not installed."""
+    form = "${Package} ${Version} ${db:Status-Status}\n"
+    listed = run("dpkg-query", "-W", "-f", form).splitlines()
+    versions = dict(line.removesuffix(" installed").split() for line in listed if line.endswith(" installed"))
+    missing = sorted(set(packages) - set(versions))
+    if missing:
+        raise LabError(f"Debian packages are not installed: {', '.join(missing)}: run `make setup`")
+    return sorted(f"{name} {versions[name]}" for name in packages)
