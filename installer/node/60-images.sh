@@ -87,7 +87,7 @@ pull_images() {
     ) </dev/null &
     pids+=($!)
   done
-  for pid in "${pids[@]}"; do wait "$pid" || rc=1; done
+  for pid in ${pids[@]+"${pids[@]}"}; do wait "$pid" || rc=1; done
   [ $rc -eq 0 ] || die $E_FETCH 'an image could not be pulled (above)' "check the server (curl $SERVER/healthz), then run the same line again"
   [ -z "$(missing_images)" ] || die $E_INTEGRITY "images are incomplete after the pull: $(missing_images | awk '{ printf "%s ", $2 }')" \
     "see journalctl -u containerd, then run the same line again"
