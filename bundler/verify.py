@@ -101,6 +101,7 @@ def _read(path: Path, fd: int) -> Bundle:
         if name < before:
             raise IntegrityError(f"members out of order: {name} after {before}")
     by_name = {entry.path: entry for entry in entries}
+    _none_of({d for name in names for d in _directories(name) if d in by_name}, "unsafe member, a directory of another")
     contract = _parse_contract(archive.content(fd, by_name[CONTRACT]))
     if contract.get("created") != created:
         raise IntegrityError(f"{CONTRACT}: `created` is not the members' time stamp")
@@ -110,6 +111,10 @@ def _read(path: Path, fd: int) -> Bundle:
     signature = archive.content(fd, by_name[SIGNATURE]) if signed else None
     digests = {path: sha256 for path, (sha256, _) in files.items()}
     return Bundle(path, fd, os.fstat(fd).st_size, by_name, contract, digests, sums, signature)
+
+
+def _directories(path: str) -> Iterator[str]:
+    return (path[:end] for end, letter in enumerate(path) if letter == "/")
 
 
 def _parse_contract(data: bytes) -> dict[str, Any]:

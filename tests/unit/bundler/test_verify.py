@@ -89,6 +89,11 @@ def test_missing_member_is_named(tmp_path: Path, body: list[Member]) -> None:
     assert "missing member: lists/images" in refused(write_tar(tmp_path / "b.tar", members))
 
 
+def test_member_cannot_be_a_directory_too(tmp_path: Path, body: list[Member]) -> None:
+    members = bundle_members([*body, Member.of("lists/images/x", b"")])
+    assert "unsafe member, a directory of another: lists/images" in refused(write_tar(tmp_path / "b.tar", members))
+
+
 def test_duplicate_member_is_named(tmp_path: Path, body: list[Member]) -> None:
     assert "duplicate member" in refused(write_tar(tmp_path / "b.tar", [*bundle_members(body), body[-1]]))
 
