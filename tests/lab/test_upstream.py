@@ -126,6 +126,7 @@ def test_busybox_resolves_names_and_serves(mirrors: dict[str, str], unpacked: di
     (unpacked["busybox"] / "etc/hosts").write_text("127.0.0.1 dl.lab.test\n")
     url = here(mirrors, "https://dl.k8s.io/release/stable.txt").replace("127.0.0.1", "dl.lab.test")
     assert inside(unpacked["busybox"], f"wget -q -O - {url}") == "v1.20.2"
+    assert inside(unpacked["busybox"], f"wget -q -T 5 {url} -O -") == "v1.20.2"
     assert {"httpd", "nslookup", "wget", "sh"} <= set(inside(unpacked["busybox"], "busybox --list").split())
 
 

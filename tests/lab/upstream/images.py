@@ -67,7 +67,7 @@ def layer(name: str, version: str) -> Built:
     contents, debian, ours = _LAYERS.get(name, (_kube_binary, (), "kube"))
     needs = [binaries(version)] if ours == "kube" else [standins()] if ours else []
     label = f"{name}-{version}" if ours == "kube" else name
-    inputs = [*needs, debian_versions(*debian) if debian else [], HERE / "oci.py", Path(__file__)]
+    inputs = [*needs, debian_versions(*debian) if debian else [], HERE / "oci.py", HERE / "files/wget", Path(__file__)]
     source = needs[0].path if needs else Path("/")
     return step(f"layers/{label}", inputs, lambda out: oci.write_layer(out, contents(source, name)))
 
@@ -93,6 +93,7 @@ def _shell(_: Path, __: str) -> dict[str, object]:
         "bin/busybox": busybox,
         **_with_libraries(busybox),
         **{f"bin/{a}": "busybox" for a in applets if a != "busybox"},
+        "bin/wget": HERE / "files/wget",
     }
 
 
