@@ -230,7 +230,8 @@ def _read_arch(entry: Fields) -> ArchLock:
     names = [package.filename for package in packages]
     _unique(entry, "packages", names)
     roles = entry.child("roles")
-    arch = ArchLock(entry.text("arch"), packages, {str(role): roles.texts(str(role)) for role in roles.data})
+    given = None if entry.get("given") is None else entry.texts("given")
+    arch = ArchLock(entry.text("arch"), packages, {str(role): roles.texts(str(role)) for role in roles.data}, given)
     for role, carried in arch.roles.items():
         for name in carried:
             if name not in names:
@@ -302,6 +303,7 @@ def _arch_entry(arch: ArchLock) -> dict[str, Any]:
         "source": [],
         "module_metadata": [],
         "roles": {role: sorted(names) for role, names in sorted(arch.roles.items())},
+        **({} if arch.given is None else {"given": sorted(arch.given)}),
     }
 
 

@@ -55,11 +55,15 @@ class LockedImage:
 
 @dataclass(frozen=True)
 class ArchLock:
-    """The packages of one RPM architecture (``x86_64``), and each role's closure as package file names."""
+    """The packages of one RPM architecture (``x86_64``), and each role's closure as package file names.
+
+    ``given`` are the capabilities that they take from what the declared packages bring along; None: nobody has asked.
+    """
 
     arch: str
     packages: tuple[LockedPackage, ...]
     roles: Mapping[str, tuple[str, ...]]
+    given: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

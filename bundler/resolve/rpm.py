@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -33,7 +34,8 @@ def resolve_arch(host: Host, arch: str, client: Reader) -> ArchLock:
     with tempfile.TemporaryDirectory(prefix="bundler-") as directory:
         metadata = [Metadata(repo.for_arch(arch), client, Path(directory)) for repo in host.repos]
         solver = _Solver(metadata, rpm_arch(arch), host.installed)
-        return _arch_lock(host.name, rpm_arch(arch), solver.roles(host.name, host.roles))
+        roles = solver.roles(host.name, host.roles)
+        return _arch_lock(host.name, rpm_arch(arch), roles, solver.given)
 
 
 def compare_evr(one: str, other: str) -> int:
@@ -51,6 +53,7 @@ class _Solver:
 
     def __init__(self, metadata: Sequence[Metadata], arch: str, installed: Sequence[str]) -> None:
         self.arch, self.installed = arch, installed
+        self.given: set[str] = set()
         self.pool = solv.Pool()
         self.pool.setdisttype(self.pool.DISTTYPE_RPM)
         self.pool.setarch(arch)
@@ -77,7 +80,17 @@ class _Solver:
             solvables = self._role(f"{host} {role} {self.arch}", jobs, base, favor)
             given = {s.id for s in base} - {s.id for s in solvables if any(satisfies(p, s.name, s.evr) for p in wanted)}
             chosen[role] = [s for s in solvables if s.id not in given]
+            self._note_given(chosen[role], given)
         return {role: [self._package(s) for s in solvables] for role, solvables in chosen.items()}
+
+    def _note_given(self, carried: Sequence[Any], given: AbstractSet[int]) -> None:
+        """Keep what ``carried`` requires and only ``given`` (ids of packages) provide: the bundle alone cannot tell."""
+        enough = {s.id for s in carried} | {s.id for s in self.pool.installed.solvables}
+        for dep in (dep for s in carried for dep in s.lookup_deparray(solv.SOLVABLE_REQUIRES)):
+            providers = self.pool.whatprovides(dep)
+            if not any(provider.id in enough for provider in providers):
+                for provider in (provider for provider in providers if provider.id in given):
+                    self.given.add(f"{provider.name} = {provider.evr}" if str(dep).startswith("(") else str(dep))
 
     def _prepare(self) -> None:
         self.pool.addfileprovides()
@@ -185,7 +198,9 @@ def _load(repo: Any, metadata: Metadata, kind: str, flags: int) -> None:
         raise ResolveError(f"{metadata.url}: libsolv cannot read {kind}: {repo.pool.errstr}")
 
 
-def _arch_lock(host: str, arch: str, roles: Mapping[str, Sequence[LockedPackage]]) -> ArchLock:
+def _arch_lock(
+    host: str, arch: str, roles: Mapping[str, Sequence[LockedPackage]], given: Iterable[str]
+) -> ArchLock:
     packages = {package.filename: package for chosen in roles.values() for package in chosen}
     builds: dict[str, str] = {}
     for package in packages.values():
@@ -194,4 +209,5 @@ def _arch_lock(host: str, arch: str, roles: Mapping[str, Sequence[LockedPackage]
             what = f"{package.name} {other} and {package.evr}"
             raise ResolveError(f"{host} {arch}: two builds of one package, {what}", "Ask for one version in all roles.")
     names = {role: tuple(sorted(package.filename for package in chosen)) for role, chosen in roles.items()}
-    return ArchLock(arch, tuple(sorted(packages.values(), key=lambda package: package.url)), names)
+    carried = tuple(sorted(packages.values(), key=lambda package: package.url))
+    return ArchLock(arch, carried, names, tuple(sorted(given)))
