@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -32,7 +33,7 @@ def blob(members: dict[str, bytes], data: bytes, media_type: str, **more: Any) -
 
 def add_image(members: dict[str, bytes], ref: str, layers: Sequence[bytes], index: bool = False) -> dict[str, Any]:
     """Put an image into `members`; its entry for bundle.json. With `index`, one that names a platform it lacks."""
-    diff = [{"type": "layers", "diff_ids": [f"sha256:{sha256(layer)}" for layer in layers]}]
+    diff = [{"type": "layers", "diff_ids": [f"sha256:{sha256(_plain(layer))}" for layer in layers]}]
     config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": diff[0], "ref": ref}).encode()
     manifest = {
         "schemaVersion": 2,
@@ -52,6 +53,10 @@ def add_image(members: dict[str, bytes], ref: str, layers: Sequence[bytes], inde
         body = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [here, gone]}
         top = blob(members, json.dumps(body).encode(), INDEX)
     return image_entry(ref, top)
+
+
+def _plain(layer: bytes) -> bytes:
+    return gzip.decompress(layer) if layer.startswith(b"\x1f\x8b") else layer
 
 
 def image_entry(ref: str, descriptor: Mapping[str, Any]) -> dict[str, Any]:
