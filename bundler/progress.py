@@ -143,10 +143,10 @@ def running(tasks: list[str], width: int) -> str:
     """What is running, oldest first, in at most ``width`` characters: ``kubelet, pause +2``."""
     text = ""
     for index, name in enumerate(tasks):
-        rest = f" +{len(tasks) - index}"
         joined = f"{text}, {name}" if text else name
+        rest = f" +{len(tasks) - index - 1}" if index + 1 < len(tasks) else ""
         if len(joined) + len(rest) > width:
-            return (text or name[: max(width - len(rest), 1)]) + (rest if text else "")
+            return f"{text} +{len(tasks) - index}" if text else name[: width - len(rest)] + rest
         text = joined
     return text
 

@@ -59,9 +59,11 @@ class Mirrors:
 
 def _config_rules(config: Path) -> Mapping[str, str]:
     try:
-        document = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        document = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ManifestError(f"{config}: cannot be read: {error}", HINT) from error
+    if document is None:
+        return {}
     rules = (document.get("mirrors") or {}) if isinstance(document, dict) else None
     if not isinstance(rules, dict) or not all(isinstance(text, str) for pair in rules.items() for text in pair):
         raise ManifestError(f"{config}: `mirrors` must map FROM to TO", HINT)
@@ -76,15 +78,14 @@ def _source(source: str) -> str:
 
 
 def _target(source: str, target: str) -> str:
-    plain = target.strip().rstrip("/")
+    plain = target.strip()
     if plain.startswith("/"):
-        return "file://" + quote(plain)
+        return "file://" + quote(plain.rstrip("/"))
     url = _with_scheme(plain)
-    if urlsplit(url).scheme not in ("http", "https", "file") or not (
-        urlsplit(url).hostname or url.startswith("file:///")
-    ):
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https", "file") or not (parts.hostname or url.startswith("file:///")):
         raise ManifestError(f"--mirror {source}={target}: {target!r} is neither a host, a URL nor a folder", HINT)
-    return url
+    return url.rstrip("/")
 
 
 def _with_scheme(host: str) -> str:

@@ -12,7 +12,7 @@ from typing import Protocol
 from bundler.fetch.http import Blob, Client
 from bundler.fetch.images import choose, parse
 from bundler.fetch.registry import Reference, Registry
-from bundler.fetch.segments import LEAST, Segmented
+from bundler.fetch.segments import LEAST, SEGMENT, Segmented
 from bundler.fetch.wire import Cancelled
 from bundler.progress import Progress
 from bundler.store import Store
@@ -83,7 +83,7 @@ class BlobJob:
         if self.size < LEAST or self.client.target(self.blob).startswith("file:"):
             self.client.download(self.blob, self.store, on_bytes)
             return []
-        download = Segmented(self.client, self.blob, self.store)
+        download = Segmented(self.client, self.blob, self.store, SEGMENT)
         return [SegmentJob(self, download, start) for start in download.begin(on_bytes)]
 
     def cancel(self) -> None:
@@ -121,8 +121,9 @@ class SegmentJob:
         return []
 
     def cancel(self) -> None:
-        """End all transfers of its client."""
+        """End all transfers of its client, and let go of the file."""
         self.parent.cancel()
+        self.download.abandon()
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,8 @@ class _Pool:
 
     def add(self, job: Job) -> None:
         with self._changed:
+            if self.error:
+                job.cancel()
             if job.key in self._seen or self.error:
                 return
             self._seen.add(job.key)

@@ -7,8 +7,8 @@ killed build goes on from there. The whole is hashed once all are there.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from bundler.fetch.http import Blob, Client, Mismatch, RangeIgnored
 from bundler.fetch.sinks import Journal, Segment
@@ -33,19 +33,63 @@ class Segmented:
         self._partial: Partial | None = None
         self._in_order = False
         self._left = 0
+        self._active = 0
+        self._abandoned = False
 
     def begin(self, on_bytes: Callable[[int], None]) -> list[int]:
         """Lock the file; returns where its missing segments begin. None missing: the file is complete.
 
         The same errors as ``Client.download``.
         """
+        with self._use():
+            return self._begin(on_bytes)
+
+    def fetch(self, start: int, on_bytes: Callable[[int], None]) -> None:
+        """Bring one segment; the last one completes the file. The same errors as ``Client.download``."""
+        with self._use():
+            partial = self._partial
+            if partial is None:
+                return
+            if not self._in_order:
+                self._fill(Segment(partial, start, self._end(start)), Journal(partial), on_bytes)
+            with self._lock:
+                self._left -= 1
+                last = self._left == 0
+            if last:
+                self._finish(on_bytes)
+
+    def abandon(self) -> None:
+        """Let go of the file, once no thread writes it any more."""
+        with self._lock:
+            self._abandoned = True
+            idle = self._active == 0
+        if idle:
+            self._close()
+
+    @contextmanager
+    def _use(self) -> Iterator[None]:
+        with self._lock:
+            self._active += 1
+        try:
+            yield
+        except BaseException:
+            self._abandoned = True
+            raise
+        finally:
+            with self._lock:
+                self._active -= 1
+                idle = self._abandoned and self._active == 0
+            if idle:
+                self._close()
+
+    def _begin(self, on_bytes: Callable[[int], None]) -> list[int]:
         blob = self._blob
         partial = self._stack.enter_context(self._store.partial(blob.sha256, self._client.stop))
         self._partial = partial
         journal = Journal(partial)
         if self._store.has(blob.sha256, blob.size) or self._store.take(partial, blob.size):
             on_bytes(self._size)
-            self.close()
+            self._close()
             return []
         self._store.require(self._size)
         if partial.length() and not journal.exists():
@@ -61,28 +105,17 @@ class Segmented:
             self._finish(on_bytes)
         return missing
 
-    def fetch(self, start: int, on_bytes: Callable[[int], None]) -> None:
-        """Bring one segment; the last one completes the file. The same errors as ``Client.download``."""
-        partial = self._partial
-        if partial is None:
-            return
-        segment = Segment(partial, start, self._end(start))
+    def _fill(self, segment: Segment, journal: Journal, on_bytes: Callable[[int], None]) -> None:
         try:
-            if not self._in_order:
-                self._client.fill(self._blob, segment, on_bytes)
-                with self._lock:
-                    Journal(partial).add(start)
+            self._client.fill(self._blob, segment, on_bytes)
         except (RangeIgnored, Mismatch):
-            on_bytes(start - segment.next)
+            on_bytes(segment.start - segment.next)
             self._in_order = True
-        with self._lock:
-            self._left -= 1
-            last = self._left == 0
-        if last:
-            self._finish(on_bytes)
+        else:
+            with self._lock:
+                journal.add(segment.start)
 
-    def close(self) -> None:
-        """Let go of the file."""
+    def _close(self) -> None:
         self._stack.close()
         self._partial = None
 
@@ -99,10 +132,10 @@ class Segmented:
             self._finish_in_order(on_bytes)
         else:
             Journal(partial).remove()
-            self.close()
+            self._close()
 
     def _finish_in_order(self, on_bytes: Callable[[int], None]) -> None:
         """The plain way: for servers without ranges, and to see whether it was the segments that went wrong."""
         if self._partial is not None:
             self._client.download_in_order(self._blob, self._partial, on_bytes)
-            self.close()
+            self._close()

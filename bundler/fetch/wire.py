@@ -109,7 +109,7 @@ class Wire:
 
         Transient or FetchError if there is no answer; every status that is no redirect is an answer.
         """
-        if urlsplit(wanted.url).scheme == "file":
+        if _scheme(wanted.url) == "file":
             with _open_file(wanted) as answer:
                 yield answer
             return
@@ -118,6 +118,8 @@ class Wire:
         with self._lock:
             self._live.add(raw)
         try:
+            if self.stop.is_set():
+                raise Cancelled(f"{shown(wanted.url)}: stopped")
             yield Answer(response.status_code, response.headers, lambda size: raw.read1(size, decode_content=False))
         finally:
             with self._lock:
@@ -219,14 +221,27 @@ def _authorities(ca_file: Path | None) -> str | bool:
     return named or True
 
 
+def _scheme(url: str) -> str:
+    """Scheme of a URL that is sound. FetchError for any other."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise FetchError(f"{url.rpartition('@')[2]!r} is not a URL") from error
+    return parts.scheme
+
+
 def _origin(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     return parts.scheme, parts.netloc
 
 
 def _redirected(url: str, location: str, pinned: bool) -> str:
-    target = urljoin(url, location)
-    old, new = urlsplit(url).scheme, urlsplit(target).scheme
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        target = ""
+    old, new = _scheme(url), _scheme(target)
     if new not in ("http", "https"):
         raise FetchError(f"{shown(url)}: redirects to {new or 'nowhere'}")
     if (old, new) == ("https", "http") and not pinned:
