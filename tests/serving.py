@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
+PYTHON = os.environ.get("INSTALLER_PYTHON", sys.executable)  # to test with an older one
 
 
 class Server:
@@ -58,7 +59,7 @@ def serving(
     *options: str,
     host: str = "127.0.0.1",
     port: int = 0,
-    python: str = sys.executable,
+    python: str = PYTHON,
     cwd: Path = PROJECT,
 ) -> Iterator[Server]:
     """Serve `bundle` from a free port, until the end of the block; `folder` takes stdout and stderr."""
