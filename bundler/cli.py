@@ -13,7 +13,7 @@ from click.shell_completion import get_completion_class
 
 from bundler import __version__, data
 from bundler import inspect as inspecting
-from bundler.build import Order, build, plan, require_complete
+from bundler.build import Item, Order, build, plan, require_complete
 from bundler.errors import BundlerError
 from bundler.lock import missing, read_locks, write_locks
 from bundler.manifest import list_addons, load_addons, load_release, release_names
@@ -147,7 +147,7 @@ def build_command(output: Path | None, key: Path | None, dry_run: bool, **option
     click.echo(built.path)
 
 
-def _print_plan(items: list[Any]) -> None:
+def _print_plan(items: list[Item]) -> None:
     for item in items:
         size = "unknown" if item.size is None else amount(item.size)
         click.echo(f"{'cached' if item.cached else 'fetch':<6} {size:>9}  {item.name}")

@@ -27,6 +27,15 @@ def contract(path: Path) -> dict[str, object]:
     return found
 
 
+def test_locking_again_changes_nothing(site: Site) -> None:
+    locks = {path: path.read_bytes() for path in (site.root / "locks").rglob("*.lock")}
+    assert len(locks) == 3
+    again = site.run("lock")
+    assert again.stdout == ""
+    assert "locks: 0 changes" in again.stderr
+    assert {path: path.read_bytes() for path in locks} == locks
+
+
 def test_unpacked_bundle_passes_sha256sum(unpacked: Path) -> None:
     run("sha256sum", "--strict", "--quiet", "-c", "SHA256SUMS", cwd=unpacked)
     listed = {line.split("  ")[1] for line in (unpacked / "SHA256SUMS").read_text().splitlines()}

@@ -69,7 +69,7 @@ def test_same_bytes_with_a_warm_cache(site: Site, bundle: Path, env: dict[str, s
 @pytest.fixture(scope="module")
 def slow_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """An upstream slow enough to be interrupted in the middle of its files."""
-    with upstream.serve(tmp_path_factory.mktemp("slow"), rate=6_000_000, payload=1_000_000) as found:
+    with upstream.serve(tmp_path_factory.mktemp("slow"), rate=4_000_000, payload=1_000_000) as found:
         found.run("lock")
         yield found
 
@@ -85,26 +85,43 @@ def asked(site: Site) -> Counter[str]:
     return Counter([*(digest(path) for path in paths), *site.registry.blobs])
 
 
+class Run:
+    """A build in the background, from its first request on: before that there is nothing to lose."""
+
+    def __init__(self, site: Site) -> None:
+        before = len(site.files.log)
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        self.process = subprocess.Popen(site.command("build", "-o", "out.tar", "-q", "-j", "3"), cwd=site.root,
+                                        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while len(site.files.log) == before and self.process.poll() is None:
+            time.sleep(0.001)
+        self.start = time.monotonic()
+
+    def end(self) -> None:
+        """Let it end, which must be well."""
+        _, errors = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, errors
+
+    def kill_after(self, seconds: float) -> bool:
+        """Kill it at that moment after its first request; tells whether it was still running."""
+        time.sleep(max(0.0, self.start + seconds - time.monotonic()))
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate()
+        return self.process.returncode == -signal.SIGKILL
+
+
 def test_killed_builds_go_on(slow_site: Site) -> None:
-    site = slow_site
-    output = site.root / "out.tar"
-    command = site.command("build", "-o", output.name, "-q")
-    start = time.monotonic()
-    site.run("build", "-o", output.name)
-    duration = time.monotonic() - start
-    wanted = digest(output)
-    moments = random.Random(20)
+    site, output, moments = slow_site, slow_site.root / "out.tar", random.Random(20)
+    whole_run = Run(site)
+    whole_run.end()
+    duration, wanted = time.monotonic() - whole_run.start, digest(output)
     interrupted = halfway = 0
     for number in range(KILLS):
         shutil.rmtree(site.root / "cache")
         output.unlink()
-        process = subprocess.Popen(command, cwd=site.root, env={**os.environ, "PYTHONPATH": str(PROJECT)})
-        time.sleep(duration * (0.3 + 0.7 * (number + moments.random()) / KILLS))
-        process.send_signal(signal.SIGKILL)
-        interrupted += process.wait() == -signal.SIGKILL
+        interrupted += Run(site).kill_after(duration * (number + moments.random()) / KILLS)
         whole, before = finished(site), asked(site)
-        subprocess.run(command, cwd=site.root, env={**os.environ, "PYTHONPATH": str(PROJECT)}, check=True,
-                       capture_output=True)
+        site.run("build", "-o", output.name, "-q", "-j", "3")
         assert digest(output) == wanted
         again = asked(site) - before
         halfway += bool(whole and again)
@@ -112,4 +129,3 @@ def test_killed_builds_go_on(slow_site: Site) -> None:
         assert not list(site.root.glob(".*.partial"))
     assert interrupted > KILLS // 2
     assert halfway > KILLS // 4
-

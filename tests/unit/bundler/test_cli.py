@@ -126,3 +126,11 @@ def test_default_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", "/home/someone")
     assert options.default_cache() == Path("/home/someone/.cache/kubecarry")
+
+
+def test_locks_are_never_written_into_an_installed_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli._lock_target(None) == PROJECT
+    monkeypatch.setattr(cli.data, "is_installed", lambda: True)
+    assert cli._lock_target(None) == tmp_path
+    assert cli._lock_target(tmp_path / "given") == tmp_path / "given"
