@@ -214,7 +214,8 @@ def _replacements(addon: Addon, body: Mapping[str, Member]) -> list[str]:
                 f"add-on {addon.name} {addon.version}: no manifest of it holds {rule.old!r}, which it replaces",
                 f"Mend `replace` in {addon.directory.parent / f'{addon.name}-{addon.version}.yaml'}.",
             )
-        lines += [f"{path}\t{rule.old}\t{rule.new}" for path in found]
+        new = rule.new.replace("\n", "\\n")
+        lines += [f"{path}\t{rule.old}\t{new}" for path in found]
     return lines
 
 

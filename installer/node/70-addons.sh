@@ -18,6 +18,7 @@ adapted() {
   cp "$text" "$next"
   while IFS=$'\t' read -r member from to; do
     [ "$member" = "$1" ] || continue
+    to=${to//\\n/$'\n'}
     to=$(replace_literally @POD_SUBNET@ "$POD_SUBNET" <<<"$to" | replace_literally @SERVICE_SUBNET@ "$SERVICE_SUBNET")
     replace_literally "$from" "$to" <"$next" >"$next.new"
     mv -f "$next.new" "$next"
