@@ -89,6 +89,13 @@ class Fields:
             self.fail(key, f"{value!r} is unknown: must be one of {', '.join(allowed)}")
         return value
 
+    def flag(self, key: str) -> bool:
+        """Return true or false; an absent key is false."""
+        value = self.get(key)
+        if value is not None and type(value) is not bool:
+            self.fail(key, f"must be true or false, not {value!r}")
+        return bool(value)
+
     def size(self, key: str) -> int | None:
         """Return a size in bytes, or None where it is absent or null."""
         value = self.get(key)

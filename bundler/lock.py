@@ -9,22 +9,34 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bundler.complete import missing, satisfies, wanted_files, wanted_images
 from bundler.errors import HostError, LockError
 from bundler.fields import Fields, read_documents
-from bundler.locked import ArchLock, HostLock, LockedFile, LockedImage, LockedPackage, Locks, Unresolved
-from bundler.manifest import IMAGE, REPOSITORY, URL, Addon, Host, Release, rpm_arch
+from bundler.locked import (
+    ArchLock,
+    HostLock,
+    LockedFile,
+    LockedImage,
+    LockedMetadata,
+    LockedPackage,
+    Locks,
+    Unresolved,
+)
+from bundler.manifest import FORMATS, IMAGE, RELEASE, REPOSITORY, URL
+from bundler.wanted import release_key
 
 __all__ = [
     "ArchLock",
     "HostLock",
     "LockedFile",
     "LockedImage",
+    "LockedMetadata",
     "LockedPackage",
     "Locks",
     "Unresolved",
@@ -40,6 +52,8 @@ RPMS, IMAGES, FILES = "rpms.lock", "images.lock", "manifests/files.lock"
 ID, PLATFORMS, SOURCE = "kbld.carvel.dev/id", "kubecarry.dev/platforms", "kubecarry.dev/source"
 HEX = r"[0-9a-f]{64}"
 DIGEST = "sha256:" + HEX
+# [epoch:]version-release of rpm; a Debian version may lack the revision
+EVR = {"rpm": r"([0-9]+:)?[^:\s-]+-[^:\s-]+", "deb": r"([0-9]+:)?[0-9A-Za-z.+~:-]+"}
 HEAD = "# Written by `bundler lock`. Every digest names the source that it was learnt from.\n"
 
 
@@ -57,85 +71,11 @@ def read_locks(lock_dir: Path) -> Locks:
 
 def write_locks(lock_dir: Path, locks: Locks) -> None:
     """Write the three locks, each at once or not at all. HostError where the directory cannot be written."""
-    hosts = sorted(locks.hosts.values(), key=lambda host: ([int(n) for n in host.release.split(".")], host.os))
+    hosts = sorted(locks.hosts.values(), key=lambda host: (release_key(host.release), host.os))
     _write(lock_dir / RPMS, [_host_document(host) for host in hosts])
     _write(lock_dir / IMAGES, [_image_document(locks.images)] if locks.images else [])
     files = [_file_entry(file) for _, file in sorted(locks.files.items())]
     _write(lock_dir / FILES, [{"files": files}] if files else [])
-
-
-def missing(
-    release: Release, addons: Sequence[Addon], locks: Locks, os_names: Sequence[str], arches: Sequence[str]
-) -> list[str]:
-    """Return what the manifests want and the locks lack, a line each; empty means complete.
-
-    ``os_names`` are keys of ``release.hosts``, ``arches`` Go names. A lock made for an earlier state of the manifest
-    counts as lacking what was changed since.
-    """
-    lines = [*_missing_images(release, addons, locks, arches), *_missing_files(release, addons, locks, arches)]
-    for name in os_names:
-        lines += _missing_packages(release.release, release.hosts[name], locks, arches)
-    return list(dict.fromkeys(lines))
-
-
-def wanted_files(release: Release, addons: Sequence[Addon], arches: Sequence[str]) -> list[str]:
-    """Return the URLs of the binaries and add-on manifests that the manifests name, in their order."""
-    binaries = [binary.for_arch(arch).url for arch in arches for binary in release.binaries]
-    return list(dict.fromkeys(binaries + [file.url for addon in addons for file in addon.manifests if file.url]))
-
-
-def wanted_images(release: Release, addons: Sequence[Addon]) -> list[str]:
-    """Return the references of the images that the manifests name, in their order."""
-    images = [*release.images, *(image for addon in addons for image in addon.images)]
-    return list(dict.fromkeys(image.ref for image in images))
-
-
-def satisfies(spec: str, name: str, evr: str) -> bool:
-    """Tell whether a package is what ``spec`` asks for: name, name-version or name-version-release, epoch optional."""
-    version_release = evr.split(":", 1)[-1]
-    version = version_release.rsplit("-", 1)[0]
-    epoch = evr[: len(evr) - len(version_release)]
-    return spec in {
-        name,
-        *(f"{name}-{prefix}{part}" for prefix in ("", epoch) for part in (version, version_release)),
-    }
-
-
-def _missing_images(release: Release, addons: Sequence[Addon], locks: Locks, arches: Sequence[str]) -> Iterator[str]:
-    for ref in wanted_images(release, addons):
-        image = locks.images.get(ref)
-        if image is None:
-            yield f"image {ref}"
-            continue
-        for arch in arches:
-            if not image.offers(arch):
-                yield f"image {ref} for linux/{arch} (offers {', '.join(image.platforms)})"
-
-
-def _missing_files(release: Release, addons: Sequence[Addon], locks: Locks, arches: Sequence[str]) -> Iterator[str]:
-    return (f"file {url}" for url in wanted_files(release, addons, arches) if url not in locks.files)
-
-
-def _missing_packages(release: str, host: Host, locks: Locks, arches: Sequence[str]) -> Iterator[str]:
-    lock = locks.hosts.get((release, host.name), HostLock(release, host.name, {}))
-    keys = {key.url for key in lock.keys}
-    yield from (f"key {url} ({host.name})" for url in host.keys if url not in keys)
-    reasons = {entry.name: entry.reason for entry in lock.unresolved}
-    told: set[str] = set()
-    for arch in [rpm_arch(arch) for arch in arches]:
-        for spec in _missing_specs(host, lock.arches.get(arch, ArchLock(arch, (), {}))):
-            told.add(spec)
-            yield f"package {spec} ({host.name} {arch})" + (f": {reasons[spec]}" if spec in reasons else "")
-    yield from (f"package {name} ({host.name}): {reason}" for name, reason in reasons.items() if name not in told)
-
-
-def _missing_specs(host: Host, arch: ArchLock) -> list[str]:
-    packages = {package.filename: package for package in arch.packages}
-    specs = []
-    for role, wanted in host.roles.items():
-        carried = [packages[name] for name in arch.roles.get(role, ())]
-        specs += [spec for spec in wanted if not any(satisfies(spec, p.name, p.evr) for p in carried)]
-    return list(dict.fromkeys(specs))
 
 
 # Reading
@@ -210,13 +150,15 @@ def _read_hosts(path: Path) -> list[HostLock]:
 def _read_host(fields: Fields) -> HostLock:
     fields.constant("lockfileVersion", 1)
     fields.constant("lockfileVendor", "redhat")
-    arches = [_read_arch(entry) for entry in fields.children("arches")]
+    form = FORMATS[0] if fields.get("format") is None else fields.choice("format", FORMATS)
+    arches = [_read_arch(entry, form) for entry in fields.children("arches")]
     host = HostLock(
-        release=fields.text("release", r"\d+\.\d+"),
+        release=fields.text("release", RELEASE),
         os=fields.text("os"),
         arches={arch.arch: arch for arch in arches},
         keys=tuple(_read_file(entry) for entry in fields.children("keys")),
         unresolved=tuple(_read_unresolved(entry) for entry in fields.children("unresolved")),
+        format=form,
     )
     fields.done()
     _unique(fields, "arches", [arch.arch for arch in arches])
@@ -225,32 +167,48 @@ def _read_host(fields: Fields) -> HostLock:
     return host
 
 
-def _read_arch(entry: Fields) -> ArchLock:
-    packages = tuple(_read_package(package) for package in entry.children("packages"))
+def _read_arch(entry: Fields, form: str) -> ArchLock:
+    packages = tuple(_read_package(package, form) for package in entry.children("packages"))
     names = [package.filename for package in packages]
     _unique(entry, "packages", names)
     roles = entry.child("roles")
-    given = None if entry.get("given") is None else entry.texts("given")
-    arch = ArchLock(entry.text("arch"), packages, {str(role): roles.texts(str(role)) for role in roles.data}, given)
+    arch = ArchLock(
+        arch=entry.text("arch"),
+        packages=packages,
+        roles={str(role): roles.texts(str(role)) for role in roles.data},
+        given=None if entry.get("given") is None else entry.texts("given"),
+        modules=tuple(_read_metadata(part) for part in entry.children("module_metadata")),
+    )
     for role, carried in arch.roles.items():
         for name in carried:
             if name not in names:
                 roles.fail(role, f"{name} is not among packages")
-    for key in ("source", "module_metadata"):
-        if entry.items(key):
-            entry.fail(key, "must be empty: neither is carried")
+    if entry.items("source"):
+        entry.fail("source", "must be empty: source packages are not carried")
+    _unique(entry, "module_metadata", [part.url for part in arch.modules])
     entry.done()
     return arch
 
 
-def _read_package(entry: Fields) -> LockedPackage:
+def _read_metadata(entry: Fields) -> LockedMetadata:
+    part = LockedMetadata(
+        url=entry.text("url", URL),
+        repoid=entry.text("repoid"),
+        sha256=entry.text("checksum", DIGEST)[len("sha256:") :],
+        size=entry.size("size"),
+    )
+    entry.done()
+    return part
+
+
+def _read_package(entry: Fields, form: str) -> LockedPackage:
     package = LockedPackage(
         url=entry.text("url", URL),
         repoid=entry.text("repoid"),
         sha256=entry.text("checksum", DIGEST)[len("sha256:") :],
         size=entry.size("size"),
         name=entry.text("name"),
-        evr=entry.text("evr", r"([0-9]+:)?[^:\s-]+-[^:\s-]+"),
+        evr=entry.text("evr", EVR[form]),
         sourcerpm=entry.text("sourcerpm", default=""),
         source=entry.text("source"),
     )
@@ -287,6 +245,7 @@ def _host_document(host: HostLock) -> dict[str, Any]:
         "lockfileVendor": "redhat",
         "release": host.release,
         "os": host.os,
+        **({} if host.format == FORMATS[0] else {"format": host.format}),
         "arches": [_arch_entry(arch) for _, arch in sorted(host.arches.items())],
         "keys": [_file_entry(key) for key in sorted(host.keys, key=lambda key: key.url)],
         "unresolved": [
@@ -301,21 +260,23 @@ def _arch_entry(arch: ArchLock) -> dict[str, Any]:
         "arch": arch.arch,
         "packages": [_package_entry(package) for package in sorted(arch.packages, key=lambda package: package.url)],
         "source": [],
-        "module_metadata": [],
+        "module_metadata": [_metadata_entry(part) for part in sorted(arch.modules, key=lambda part: part.url)],
         "roles": {role: sorted(names) for role, names in sorted(arch.roles.items())},
         **({} if arch.given is None else {"given": sorted(arch.given)}),
     }
 
 
 def _package_entry(package: LockedPackage) -> dict[str, Any]:
-    entry: dict[str, Any] = {"url": package.url, "repoid": package.repoid}
-    if package.size is not None:
-        entry["size"] = package.size
-    entry.update(checksum=f"sha256:{package.sha256}", name=package.name, evr=package.evr)
+    entry = {**_metadata_entry(package), "name": package.name, "evr": package.evr}
     if package.sourcerpm:
         entry["sourcerpm"] = package.sourcerpm
     entry["source"] = package.source
     return entry
+
+
+def _metadata_entry(part: LockedPackage | LockedMetadata) -> dict[str, Any]:
+    size = {} if part.size is None else {"size": part.size}
+    return {"url": part.url, "repoid": part.repoid, **size, "checksum": f"sha256:{part.sha256}"}
 
 
 def _file_entry(file: LockedFile) -> dict[str, Any]:

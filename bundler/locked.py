@@ -12,7 +12,10 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass(frozen=True)
 class LockedPackage:
-    """An RPM: sha256 in hex, size in bytes (None: no source gives it), evr with an epoch only where it is not 0."""
+    """An RPM or a deb: sha256 in hex, size in bytes (None: no source gives it).
+
+    ``evr`` is rpm's, with an epoch only where it is not 0, or the whole Debian version; no deb has a ``sourcerpm``.
+    """
 
     url: str
     repoid: str
@@ -54,8 +57,18 @@ class LockedImage:
 
 
 @dataclass(frozen=True)
+class LockedMetadata:
+    """The modules.yaml of a repository that modular packages come from, as it is published (compressed)."""
+
+    url: str
+    repoid: str
+    sha256: str
+    size: int | None
+
+
+@dataclass(frozen=True)
 class ArchLock:
-    """The packages of one RPM architecture (``x86_64``), and each role's closure as package file names.
+    """The packages of one architecture (``x86_64``; deb: ``amd64``), and each role's closure as package file names.
 
     ``given`` are the capabilities that they take from what the declared packages bring along; None: nobody has asked.
     """
@@ -64,6 +77,7 @@ class ArchLock:
     packages: tuple[LockedPackage, ...]
     roles: Mapping[str, tuple[str, ...]]
     given: tuple[str, ...] | None = None
+    modules: tuple[LockedMetadata, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,13 +90,14 @@ class Unresolved:
 
 @dataclass(frozen=True)
 class HostLock:
-    """The packages of a release on one operating system, by RPM architecture, and the keys that sign them."""
+    """The packages of a release on one operating system, by architecture, and the keys that sign them."""
 
     release: str
     os: str
     arches: Mapping[str, ArchLock]
     keys: tuple[LockedFile, ...] = ()
     unresolved: tuple[Unresolved, ...] = ()
+    format: str = "rpm"
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,48 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from bundler.discover import ImagePath
 from bundler.errors import ManifestError
 from bundler.fields import Fields, read_documents
+from bundler.wanted import (
+    RPM_ARCHES,
+    Addon,
+    AddonFile,
+    Binary,
+    Host,
+    Image,
+    Release,
+    Replace,
+    Repo,
+    release_key,
+    rpm_arch,
+)
+
+__all__ = [
+    "Addon",
+    "AddonFile",
+    "Binary",
+    "Host",
+    "Image",
+    "Release",
+    "Replace",
+    "Repo",
+    "list_addons",
+    "load_addons",
+    "load_release",
+    "release_names",
+    "rpm_arch",
+]
 
 ROLES = ("master", "node")
 KINDS = ("network", "addon", "sample")
 RUNTIMES = ("containerd", "docker")
-FORMATS = ("rpm",)
-RPM_ARCHES = {"amd64": "x86_64", "arm64": "aarch64", "ppc64le": "ppc64le", "s390x": "s390x"}
+METHODS = ("kubeadm", "packages")
+FORMATS = ("rpm", "deb")
+RELEASE = r"\d+\.\d+(-[a-z0-9]+)*"
 
 URL = r"https?://[^\s/]+/\S+"
 NAME = r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?"
@@ -31,144 +60,32 @@ _REGISTRY = r"[a-z0-9-]+(\.[a-z0-9-]+)*(\.[a-z0-9-]+|:[0-9]+)"
 REPOSITORY = _REGISTRY + r"(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
 IMAGE = REPOSITORY + r":[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
 CAPABILITY = r"[^\s]+( (<|<=|=|>=|>) [^\s]+)?"
+REPO_ID = r"[A-Za-z0-9._-]+"
+MODULE = r"[A-Za-z0-9._+-]+:[A-Za-z0-9._+-]+"
+KIND = r"[A-Z][A-Za-z0-9]*"
+IMAGE_PATH = r"[A-Za-z0-9_-]+(\[\])?(\.[A-Za-z0-9_-]+(\[\])?)*"
 SPEC = r"[A-Za-z0-9][A-Za-z0-9._+:~^-]*"
 
 
-@dataclass(frozen=True)
-class Image:
-    """An image by its full reference (``docker.io/library/busybox:1.33``) and the roles that run it."""
-
-    ref: str
-    roles: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Binary:
-    """An executable that lands at ``bin/<arch>/<name>``; url and checksum file still hold ``{arch}``."""
-
-    name: str
-    url: str
-    checksum: str
-
-    def for_arch(self, arch: str) -> Binary:
-        """Return this binary with ``{arch}`` filled in (``amd64``)."""
-        return Binary(self.name, fill(self.url, arch), fill(self.checksum, arch))
-
-
-@dataclass(frozen=True)
-class Repo:
-    """A yum repository: ``baseurl`` is a directory with repodata/, still with ``{rpmarch}``; keys are URLs."""
-
-    id: str
-    baseurl: str
-    keys: tuple[str, ...]
-
-    def for_arch(self, arch: str) -> Repo:
-        """Return this repository with ``{arch}`` and ``{rpmarch}`` filled in; no slash at the end."""
-        return Repo(self.id, fill(self.baseurl, arch).rstrip("/"), self.keys)
-
-
-@dataclass(frozen=True)
-class Host:
-    """An operating system: where its packages come from, what a minimal one has, what each role wants."""
-
-    name: str
-    format: str
-    repos: tuple[Repo, ...]
-    installed: tuple[str, ...]
-    roles: Mapping[str, tuple[str, ...]]
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The URLs of all repositories' keys, each once, sorted."""
-        return tuple(sorted({key for repo in self.repos for key in repo.keys}))
-
-
-@dataclass(frozen=True)
-class Replace:
-    """A literal replacement in an add-on's manifests."""
-
-    old: str
-    new: str
-
-
-@dataclass(frozen=True)
-class AddonFile:
-    """A Kubernetes manifest of an add-on: either at ``url``, or ``file`` in ``Addon.directory``."""
-
-    url: str | None
-    file: str | None
-
-    @property
-    def name(self) -> str:
-        """The file name in the bundle, under ``manifests/<addon>/``."""
-        return urlsplit(self.url).path.rsplit("/", 1)[-1] if self.url else str(self.file)
-
-
-@dataclass(frozen=True)
-class Addon:
-    """An add-on manifest. Own files lie in ``directory``."""
-
-    name: str
-    version: str
-    kind: str
-    releases: tuple[str, ...]
-    images: tuple[Image, ...]
-    manifests: tuple[AddonFile, ...]
-    replace: tuple[Replace, ...]
-    directory: Path
-
-
-@dataclass(frozen=True)
-class Release:
-    """A release manifest. ``date`` is UTC midnight in seconds since the epoch; ``hosts`` keeps the file's order."""
-
-    release: str
-    kubernetes: str
-    date: int
-    arches: tuple[str, ...]
-    kubeadm_api: str
-    runtime: str
-    image_repository: str
-    pause: str
-    pod_subnet: str
-    service_subnet: str
-    images: tuple[Image, ...]
-    binaries: tuple[Binary, ...]
-    addons: tuple[str, ...]
-    hosts: Mapping[str, Host]
-
-
-def rpm_arch(arch: str) -> str:
-    """Return RPM's name of a Go architecture: amd64 is x86_64. KeyError if it is none of ours."""
-    return RPM_ARCHES[arch]
-
-
-def fill(url: str, arch: str) -> str:
-    """Fill ``{arch}`` and ``{rpmarch}`` into a URL."""
-    return url.replace("{arch}", arch).replace("{rpmarch}", rpm_arch(arch))
-
-
 def release_names(directory: Path) -> list[str]:
-    """Return the releases that ``directory`` has a manifest for, oldest first."""
-    names = [path.stem for path in directory.glob("*.yaml") if re.fullmatch(r"\d+\.\d+", path.stem)]
-    return sorted(names, key=lambda name: [int(part) for part in name.split(".")])
+    """Return the releases that ``directory`` has a manifest for, oldest first, variants after what they vary."""
+    return sorted((p.stem for p in directory.glob("*.yaml") if re.fullmatch(RELEASE, p.stem)), key=release_key)
 
 
 def load_release(directory: Path, version: str) -> Release:
-    """Return the release that ``version`` names: ``1.20``, ``1.20.2`` or ``v1.20.2``.
+    """Return the release that ``version`` names: ``1.20``, ``1.20.2``, ``v1.20.2`` or a variant, ``1.20-docker``.
 
     ManifestError lists the known ones where there is no such release, and names file and key of a malformed one.
     """
-    wanted = version[1:] if version.startswith("v") else version
     known = release_names(directory)
-    name = ".".join(wanted.split(".")[:2])
-    if name not in known:
+    match = re.fullmatch(r"v?(\d+\.\d+)(\.\d+)?(-[a-z0-9-]+)?", version)
+    name = match[1] + (match[3] or "") if match else ""
+    if not match or name not in known:
         raise ManifestError(
             f"{directory}: no manifest for release {version}", f"Known releases: {', '.join(known) or 'none'}."
         )
     release = _read_release(directory / f"{name}.yaml")
-    if wanted not in (name, release.kubernetes[1:]):
+    if match[2] and release.kubernetes != f"v{match[1]}{match[2]}":
         raise ManifestError(f"{directory / f'{name}.yaml'}: is {release.kubernetes}, not {version}", f"Ask for {name}.")
     return release
 
@@ -184,7 +101,7 @@ def load_addons(directory: Path, release: Release, names: Sequence[str]) -> tupl
     A network add-on among ``names`` takes the place of the release's own. ManifestError if a name is unknown, fits
     another release, or two networks were asked for.
     """
-    fitting = [addon for addon in list_addons(directory) if release.release in addon.releases]
+    fitting = [addon for addon in list_addons(directory) if addon.fits(release.release)]
     chosen = [_pick(fitting, name, release.release) for name in dict.fromkeys([*release.addons, *names])]
     asked = [addon for addon in chosen if addon.kind == "network" and addon.name not in release.addons]
     if asked:
@@ -217,14 +134,19 @@ def _read(path: Path) -> Fields:
 
 def _read_release(path: Path) -> Release:
     fields = _read(path)
+    method = METHODS[0] if fields.get("method") is None else fields.choice("method", METHODS)
+    for key in ("kubeadm_api", "image_repository"):
+        if method != METHODS[0] and fields.get(key) is not None:
+            fields.fail(key, f"has no meaning where method is {method}")
+    absent = None if method == METHODS[0] else ""
     release = Release(
-        release=fields.text("release", r"\d+\.\d+"),
+        release=fields.text("release", RELEASE),
         kubernetes=fields.text("kubernetes", r"v\d+\.\d+\.\d+"),
         date=_date(fields),
         arches=_arches(fields),
-        kubeadm_api=fields.text("kubeadm_api", r"kubeadm\.k8s\.io/v\d+[a-z0-9]*"),
+        kubeadm_api=fields.text("kubeadm_api", r"kubeadm\.k8s\.io/v\d+[a-z0-9]*", absent),
         runtime=fields.choice("runtime", RUNTIMES),
-        image_repository=fields.text("image_repository", r"[a-z0-9.:-]+(/[a-z0-9._-]+)*"),
+        image_repository=fields.text("image_repository", r"[a-z0-9.:-]+(/[a-z0-9._-]+)*", absent),
         pause=fields.text("pause", IMAGE),
         pod_subnet=_subnet(fields, "pod_subnet"),
         service_subnet=_subnet(fields, "service_subnet"),
@@ -232,6 +154,7 @@ def _read_release(path: Path) -> Release:
         binaries=_binaries(fields),
         addons=fields.texts("addons", NAME),
         hosts={name: _host(name, host) for name, host in fields.named("hosts").items()},
+        method=method,
     )
     fields.done()
     _check_release(path, fields, release)
@@ -241,7 +164,7 @@ def _read_release(path: Path) -> Release:
 def _check_release(path: Path, fields: Fields, release: Release) -> None:
     if release.release != path.stem:
         fields.fail("release", f"{release.release} is not what the file is named after")
-    if not release.kubernetes.startswith(f"v{release.release}."):
+    if not release.kubernetes.startswith(f"v{release.release.partition('-')[0]}."):
         fields.fail("kubernetes", f"{release.kubernetes} is not of release {release.release}")
     if release.pause not in [image.ref for image in release.images]:
         fields.fail("pause", f"{release.pause} is not among images")
@@ -319,27 +242,57 @@ def _host(name: str, fields: Fields) -> Host:
     for role in roles.data:
         if role not in ROLES:
             roles.fail(str(role), f"is unknown: must be one of {', '.join(ROLES)}")
+    form = fields.choice("format", FORMATS)
     host = Host(
         name=name,
-        format=fields.choice("format", FORMATS),
-        repos=_repos(fields),
+        format=form,
+        repos=_repos(fields, form),
         installed=fields.texts("installed", CAPABILITY),
         roles={role: roles.texts(role, SPEC, required=True) for role in ROLES},
+        modules=fields.texts("modules", MODULE) if form == "rpm" else (),
     )
     roles.done()
     fields.done()
     return host
 
 
-def _repos(fields: Fields) -> tuple[Repo, ...]:
+def _repos(fields: Fields, form: str) -> tuple[Repo, ...]:
     repos: list[Repo] = []
     for entry in fields.children("repos", required=True):
-        repo = Repo(entry.text("id", r"[A-Za-z0-9._-]+"), entry.text("baseurl", URL), entry.texts("keys", URL))
+        repo = _deb_repo(entry) if form == "deb" else _rpm_repo(entry)
         entry.done()
         if repo.id in [other.id for other in repos]:
             entry.fail("id", f"{repo.id} is given twice")
         repos.append(repo)
     return tuple(repos)
+
+
+def _rpm_repo(entry: Fields) -> Repo:
+    repo = Repo(
+        id=entry.text("id", REPO_ID),
+        baseurl=entry.text("baseurl", URL),
+        keys=entry.texts("keys", URL),
+        signed_metadata=entry.flag("signed_metadata"),
+        module_hotfixes=entry.flag("module_hotfixes"),
+    )
+    if repo.signed_metadata and not repo.keys:
+        entry.fail("keys", "must name the key that signs the metadata")
+    return repo
+
+
+def _deb_repo(entry: Fields) -> Repo:
+    suite = entry.text("suite", r"\S+")
+    flat = suite.endswith("/")
+    if flat and entry.get("components") is not None:
+        entry.fail("components", f"a flat repository ({suite}) has none")
+    return Repo(
+        id=entry.text("id", REPO_ID),
+        baseurl=entry.text("baseurl", URL),
+        keys=entry.texts("keys", URL, required=True),
+        signed_metadata=True,
+        suite=suite,
+        components=entry.texts("components", r"[A-Za-z0-9][A-Za-z0-9._/-]*", required=not flat),
+    )
 
 
 def _read_addon(path: Path) -> Addon:
@@ -348,11 +301,12 @@ def _read_addon(path: Path) -> Addon:
         name=fields.text("addon", NAME),
         version=fields.text("version", r"[A-Za-z0-9][A-Za-z0-9._+-]*"),
         kind=fields.choice("kind", KINDS),
-        releases=fields.texts("releases", r"\d+\.\d+", required=True),
+        releases=fields.texts("releases", RELEASE, required=True),
         images=_images(fields),
         manifests=tuple(_addon_file(entry) for entry in fields.children("manifests", required=True)),
         replace=tuple(_replace(entry) for entry in fields.children("replace")),
         directory=path.parent / "files",
+        image_paths=tuple(_image_path(entry) for entry in fields.children("image_paths")),
     )
     fields.done()
     if path.stem != f"{addon.name}-{addon.version}":
@@ -376,7 +330,13 @@ def _addon_file(fields: Fields) -> AddonFile:
     return entry
 
 
+def _image_path(fields: Fields) -> ImagePath:
+    entry = ImagePath(fields.text("kind", KIND), fields.text("path", IMAGE_PATH))
+    fields.done()
+    return entry
+
+
 def _replace(fields: Fields) -> Replace:
-    entry = Replace(fields.text("from", r"[^\n\t]+"), fields.text("to", r"[^\n\t]+"))
+    entry = Replace(fields.text("from", r"[^\n\t]+"), fields.text("to", r"(?:(?!\\n)[^\t])+"))
     fields.done()
     return entry

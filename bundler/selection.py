@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bundler.errors import LockError
 from bundler.locked import HostLock, LockedFile, LockedImage, LockedPackage, Locks
-from bundler.manifest import ROLES, Addon, Release, rpm_arch
+from bundler.manifest import ROLES, Addon, Release
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Selection:
         """Return the closure of a role on a host over all architectures, by file name."""
         found: dict[str, LockedPackage] = {}
         for arch in self.arches:
-            lock = self.host(os_name).arches[rpm_arch(arch)]
+            lock = self.host(os_name).arches[self.release.hosts[os_name].arch(arch)]
             names = set(lock.roles[role])
             found.update((package.filename, package) for package in lock.packages if package.filename in names)
         return [found[name] for name in sorted(found)]
