@@ -159,8 +159,8 @@ undo_unit() {
   systemctl reset-failed "$unit" >/dev/null 2>&1 </dev/null || true
 }
 
-# undo_all KIND…: undoes every line backwards, except of the kinds named; keeps the lines that could not be undone.
-# Sets LEFT to their number.
+# undo_all KIND…: undoes every line backwards, except of the kinds named; keeps the lines that could not be undone, or
+# must not be yet (held_back). Sets LEFT to their number.
 undo_all() {
   local spared=" $* " lines=() left=() fields i
   mapfile -t lines <"$STATE/journal"
@@ -168,7 +168,9 @@ undo_all() {
     IFS=$'\t' read -r -a fields <<<"${lines[i]}"
     case $spared in *" ${fields[0]} "*) continue ;; esac
     note "undo ${lines[i]}"
-    if ! "undo_${fields[0]//-/_}" "${fields[@]:1}"; then
+    if held_back "${fields[@]}"; then
+      left=("${lines[i]}" ${left[@]+"${left[@]}"})
+    elif ! "undo_${fields[0]//-/_}" "${fields[@]:1}"; then
       warn "could not undo: ${lines[i]//$'\t'/ }"
       left=("${lines[i]}" ${left[@]+"${left[@]}"})
     fi

@@ -12,9 +12,9 @@ rpm_names() {
   rpm -qp --nosignature --qf '%{NAME}-%{VERSION}-%{RELEASE}.%{ARCH} %{NAME}.%{ARCH}\n' "$@" 2>/dev/null </dev/null
 }
 
-# role_packages: paths of the role's packages; its list is fetched first.
+# role_packages: paths of the role's packages for this architecture; the list, of all of them, is fetched first.
 role_packages() {
-  cat "$CACHE/lists/$HOST_OS/$ROLE.packages"
+  grep -E "\.($(uname -m)|noarch)\.rpm\$" "$CACHE/lists/$HOST_OS/$ROLE.packages"
 }
 
 # packages_installed: whether every package of the role is there, or its name is with another version (the host's own,
@@ -37,8 +37,9 @@ missing_packages() {
 # fetch_packages: the packages, the metadata and the keys into the cache, laid out as the repository.
 fetch_packages() {
   local paths=()
-  mapfile -t paths < <(role_packages && members "packages/$HOST_OS/repodata/" && members "packages/$HOST_OS/keys/")
-  [ ${#paths[@]} -gt 0 ] || die $E_INTEGRITY "lists/$HOST_OS/$ROLE.packages is empty" 'verify the bundle on the server'
+  mapfile -t paths < <(role_packages)
+  [ ${#paths[@]} -gt 0 ] || die $E_INTEGRITY "lists/$HOST_OS/$ROLE.packages names no package for $(uname -m)" 'verify the bundle on the server'
+  mapfile -t -O ${#paths[@]} paths < <(members "packages/$HOST_OS/repodata/" && members "packages/$HOST_OS/keys/")
   fetch "${paths[@]}"
 }
 
@@ -47,13 +48,13 @@ own_directories() {
   local directory
   while read -r directory; do
     [ -d "$directory" ] || record dir "${directory%/}"
-  done < <(sed "s|^|$CACHE/|" "$CACHE/lists/$HOST_OS/$ROLE.packages" | xargs -d '\n' rpm -qp --nosignature --qf '[%{DIRNAMES}\n]' 2>/dev/null | sort -u)
+  done < <(role_packages | sed "s|^|$CACHE/|" | xargs -d '\n' rpm -qp --nosignature --qf '[%{DIRNAMES}\n]' 2>/dev/null | sort -u)
 }
 
 # learn_names: keeps the names of the role's package files, under the digest of the list that they belong to.
 learn_names() {
   local list=$CACHE/lists/$HOST_OS/$ROLE.packages files=()
-  mapfile -t files < <(sed "s|^|$CACHE/|" "$list")
+  mapfile -t files < <(role_packages | sed "s|^|$CACHE/|")
   mkdir -p "$STATE/lists"
   { sha256sum <"$list" && rpm_names "${files[@]}"; } >"$STATE/lists/packages-$HOST_OS-$ROLE"
 }

@@ -97,6 +97,30 @@ undo_cluster() {
   done
 }
 
+FOREIGN='' # namespaces of our containerd with containers that are not the cluster's
+
+# find_foreign: sets FOREIGN. Someone may have used the containerd that came with us for something else.
+find_foreign() {
+  local space
+  FOREIGN=''
+  if ! containerd_ours || ! systemctl is-active -q containerd </dev/null 2>/dev/null; then return 0; fi
+  for space in $(timeout 10 ctr namespaces list -q 2>/dev/null </dev/null); do
+    [ "$space" != k8s.io ] || continue
+    [ -z "$(timeout 10 ctr -n "$space" containers list -q 2>/dev/null </dev/null)" ] || FOREIGN="$FOREIGN $space"
+  done
+  [ -z "$FOREIGN" ] || warn "containerd has containers that are not the cluster's (namespaces:$FOREIGN): it stays, with the packages"
+}
+
+# held_back KIND [ARG…]: whether this line must wait until foreign containers have gone.
+held_back() {
+  [ -n "$FOREIGN" ] || return 1
+  case $1:${2:-} in
+    packages:* | rpmkey:* | unit:containerd.service | module:overlay) return 0 ;;
+    tree:*/containerd | file:/etc/containerd/* | dir:/etc/containerd*) return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
 # confirm: asks on a terminal; through a pipe the operator has typed the verb already.
 confirm() {
   local answer
@@ -113,6 +137,7 @@ down() {
     rm -rf "$STATE"
     return 0
   fi
+  find_foreign
   if [ -n "$OPT_KEEP_PACKAGES" ]; then undo_all packages rpmkey; else undo_all; fi
   systemctl daemon-reload </dev/null 2>/dev/null || true
   if [ "$LEFT" -gt 0 ]; then

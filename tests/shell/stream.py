@@ -50,22 +50,25 @@ class Shell:
         (directory / "bin").mkdir()
         (directory / "deploy.sh").write_text(stream(settings))
 
-    def run(self, body: str, timeout: float = 30, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, body: str, timeout: float = 30, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run shell text with the functions at hand, as strictly as main runs them; returns status and output."""
         text = f"""set -euo pipefail
             . {self.directory}/deploy.sh
             STATE={self.state} CACHE={self.state}/cache LOG={self.log} LOG_SINK={self.log} LOCK={self.directory}/lock
             clock; STARTED=$NOW
             {body}"""
+        path = f"{self.directory}/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return subprocess.run(
             ["bash", "-c", text],
             capture_output=True,
             text=True,
             timeout=timeout,
             stdin=subprocess.DEVNULL,
-            env={"PATH": f"{self.directory}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "DEPLOY_SOURCED": "1", "LC_ALL": "C", **(env or {})},
+            env={"PATH": path, "DEPLOY_SOURCED": "1", "LC_ALL": "C", **(env or {})},
             check=False,
-        )  # fmt: skip
+        )
 
     def out(self, body: str) -> str:
         """Run shell text that must succeed and return its stdout."""

@@ -107,7 +107,7 @@ NEWER_THAN_BASH_4_2 = {
     r"\bwait -n\b": "wait -n is bash 4.3",
     r"\bmapfile -d\b": "mapfile -d is bash 4.4",
     r"\bEPOCH(SECONDS|REALTIME)\b": "EPOCHSECONDS is bash 5",
-    r"(?<![+}])\"\$\{(fresh|pids|left|FAULTS|CAUTIONS|scopes)\[@\]\}\"(?!\})": "an empty array is unbound before bash 4.4",
+    r"\"\$\{(fresh|pids|left|FAULTS|CAUTIONS|scopes)\[@\]\}\"": "an empty array is unbound before bash 4.4",
 }
 
 
@@ -121,7 +121,7 @@ def test_nothing_newer_than_bash_4_2(pattern: str) -> None:
             assert not re.search(pattern, bare), f"{part.name}:{number}: {NEWER_THAN_BASH_4_2[pattern]}"
 
 
-NEWER_THAN_CURL_7_29 = ("--retry-connrefused", "--retry-all-errors", "--fail-with-body", "--parallel", "--create-file-mode")
+NEWER_THAN_CURL_7_29 = ("--retry-connrefused", "--retry-all-errors", "--fail-with-body", "--parallel")
 
 
 def test_nothing_newer_than_the_tools_of_el7() -> None:
