@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bundler import bundle, output, repodata
 from bundler.archive import DamagedSource, Member, total_size
 from bundler.bundle import CarriedImage
-from bundler.errors import LockError
+from bundler.errors import LockError, ManifestError
 from bundler.fetch.http import Blob
 from bundler.fetch.images import image_content, parse
 from bundler.fetch.pool import BlobJob, Job, blob_jobs, fetch_all, image_jobs
@@ -58,7 +58,13 @@ class Built:
 
 
 def require_complete(selection: Selection) -> None:
-    """Return if the locks pin all that the selection wants; LockError naming each entry otherwise."""
+    """Return if the locks pin all that the selection wants; LockError naming each entry otherwise.
+
+    ManifestError for a host whose packages can be locked, but not be made a repository of yet.
+    """
+    for name in selection.os_names:
+        if selection.release.hosts[name].format != "rpm":
+            raise ManifestError(f"host {name}: bundles carry RPMs only so far", "Choose another host with --os.")
     lacking = missing(
         selection.release, selection.addons, selection.locks, selection.os_names, selection.arches
     )

@@ -9,6 +9,7 @@ import pytest
 
 from bundler import bundle, sbom
 from bundler.archive import DamagedSource
+from bundler.build import require_complete
 from bundler.bundle import CarriedImage
 from bundler.errors import LockError, ManifestError
 from bundler.fetch.images import image_content
@@ -55,7 +56,8 @@ def selection(tmp_path: Path, store: Store) -> Selection:
     release = Release(
         "1.20", "v1.20.2", 1610496000, ("amd64", "arm64"), "kubeadm.k8s.io/v1beta2", "containerd", "images.test",
         "images.test/pause:3.2", "10.244.0.0/16", "10.96.0.0/12", (Image("images.test/pause:3.2", BOTH),), (), (),
-        {"el7": Host("el7", "rpm", (Repo("repo", "https://files.test", (KEY,)),), (), dict.fromkeys(BOTH, ("a",)))},
+        {"el7": Host("el7", "rpm", (Repo("repo", "https://files.test", (KEY,)),), (),
+                     {"master": ("a",), "node": ("common",)})},
     )
     common = package("common", "noarch", b"common", store)
     arches = {
@@ -77,6 +79,15 @@ def carried(selection: Selection, store: Store) -> list[CarriedImage]:
 def test_a_role_is_its_closure_and_no_more(selection: Selection) -> None:
     assert [p.filename for p in selection.role("el7", "node")] == ["common-1-0.noarch.rpm"]
     assert [p.filename for p in selection.packages("el7")] == ["a-1-0.x86_64.rpm", "common-1-0.noarch.rpm"]
+
+
+def test_host_that_cannot_be_built_yet_is_refused(selection: Selection) -> None:
+    require_complete(selection)
+    host = selection.release.hosts["el7"]
+    hosts = {"el7": Host(**{**vars(host), "format": "deb"})}
+    release = Release(**{**vars(selection.release), "hosts": hosts})
+    with pytest.raises(ManifestError, match="host el7: bundles carry RPMs only"):
+        require_complete(Selection(release, (), ("el7",), ("amd64",), selection.locks))
 
 
 def test_architectures_share_what_has_none(selection: Selection) -> None:
