@@ -139,7 +139,7 @@ check_kernel() {
   release=$(cat /proc/sys/kernel/osrelease)
   IFS=. read -r major minor _ <<<"$release"
   minor=${minor%%[!0-9]*}
-  [ "$major" -gt 3 ] || [ "$major" -eq 3 ] && [ "$minor" -ge 10 ] || fault "kernel $release is too old" 'use 3.10 or newer'
+  [ $((major * 1000 + minor)) -ge 3010 ] || fault "kernel $release is too old" 'use 3.10 or newer'
 }
 
 check_selinux() {

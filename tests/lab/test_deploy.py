@@ -194,8 +194,9 @@ def test_a_wrong_token_hash_or_master_is_refused_before_anything_changes(pair: P
 
 
 def test_preflight_names_every_fault_at_once(fresh: Node) -> None:
-    fresh.run("mkdir -p /etc/kubernetes/manifests /etc/cni/net.d; touch /etc/kubernetes/manifests/etcd.yaml "
-              "/etc/cni/net.d/10-x.conf; ip link add cni0 type bridge; hostname 'bad_name'; ip addr add 10.100.0.1/24 dev eth0", check=True)
+    fresh.run("mkdir -p /etc/kubernetes/manifests /etc/cni/net.d; touch /etc/kubernetes/manifests/etcd.yaml; "
+              "touch /etc/cni/net.d/10-x.conf; ip link add cni0 type bridge; hostname bad_name", check=True)
+    fresh.run("ip address add 10.100.0.1/24 dev eth0", check=True)
     fresh.run("systemd-run --quiet systemd-socket-activate -l 6443 /bin/true; sleep 0.5", check=True)
     done = deploy(fresh, "preflight --pod-subnet 10.77.0.0/16")
     assert done.returncode == 7

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from .stream import Shell
@@ -24,7 +23,7 @@ def test_files_made_and_replaced_come_back_as_they_were(shell: Shell, tmp_path: 
     (etc / "kept").chmod(0o640)
     (etc / "link").symlink_to("kept")
     before = tree(etc)
-    shell.out(f"echo new | put_file 0600 {etc}/kept; echo 1 | put_file 0644 {etc}/a/b/c; echo 2 | put_file 0644 {etc}/link")
+    shell.out(f"put_file 0600 {etc}/kept <<<new; put_file 0644 {etc}/a/b/c <<<1; put_file 0644 {etc}/link <<<2")
     assert (etc / "kept").read_text() == "new\n"
     assert (etc / "kept").stat().st_mode & 0o777 == 0o600
     assert (etc / "a/b/c").exists()
@@ -48,8 +47,9 @@ def test_what_is_the_same_is_not_touched(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_the_line_is_there_before_the_change(shell: Shell, tmp_path: Path) -> None:
-    """The change fails (its directory is a file's place); the journal names it all the same, and undo is content."""
-    done = shell.run(f"mv() {{ case $* in *kubecarry-new*) return 1 ;; esac; command mv \"$@\"; }}; echo x | put_file 0644 {tmp_path}/f")
+    """The change fails; the journal names it all the same, and undoing it is no error."""
+    failing = 'mv() { case $* in *kubecarry-new*) return 1 ;; esac; command mv "$@"; }'
+    done = shell.run(f"{failing}; echo x | put_file 0644 {tmp_path}/f")
     assert done.returncode != 0
     assert shell.journal[0].startswith(f"file\t{tmp_path}/f\t-\t")
     shell.out("undo_all")
@@ -70,7 +70,7 @@ def test_an_owned_tree_is_removed_but_for_what_was_there(shell: Shell, tmp_path:
     old.chmod(0o750)
     before = tree(tmp_path / "old")
     shell.out(f"own_tree {old}; own_tree {new}; own_tree {old}")
-    os.makedirs(new / "x/y")
+    (new / "x/y").mkdir(parents=True)
     (new / "x/y/z").write_text("2")
     (old / "sub/ours").write_text("3")
     (old / "a directory").mkdir()
@@ -84,7 +84,10 @@ def test_an_owned_tree_is_removed_but_for_what_was_there(shell: Shell, tmp_path:
 
 def test_undo_goes_backwards_and_passes_over_what_is_gone(shell: Shell, tmp_path: Path) -> None:
     """The order shows by a file in a directory of ours: the directory can only go after the file."""
-    shell.out(f"echo 1 | put_file 0644 {tmp_path}/d/e/f; own_tree {tmp_path}/gone; record link kc-absent0; record route 10.255.0.0/24 kc-absent0")
+    shell.out(
+        f"echo 1 | put_file 0644 {tmp_path}/d/e/f; own_tree {tmp_path}/gone; "
+        "record link kc-absent0; record route 10.255.0.0/24 kc-absent0"
+    )
     (tmp_path / "d/e/f").unlink()
     assert shell.out("undo_all; echo $LEFT") == "0\n"
     assert not (tmp_path / "d").exists()
@@ -120,10 +123,10 @@ def test_the_same_change_is_recorded_once(shell: Shell) -> None:
 
 def test_fstab_lines_of_swap_are_marked_and_come_back(shell: Shell, tmp_path: Path) -> None:
     fstab = tmp_path / "fstab"
-    text = "UUID=1 / ext4 defaults 0 1\n/dev/sda2 none swap sw 0 0\n# /dev/sdb swap swap\nUUID=2\tswap\tswap\tdefaults 0 0\n"
+    text = "UUID=1 / ext4 defaults 0 1\n/dev/sda2 none swap sw 0 0\n# /dev/sdb swap swap\nUUID=2\tswap\tswap\tsw 0 0\n"
     fstab.write_text(text)
-    body = f"swap_devices() {{ :; }}; OPT_SWAP=off; {('swap_off')}"
-    shell.out(f"$(declare -f swap_off | sed 's#/etc/fstab#{fstab}#g' >{tmp_path}/fn); . {tmp_path}/fn; {body}; {body}")
+    moved = f"declare -f swap_off | sed 's#/etc/fstab#{fstab}#g' >{tmp_path}/fn; . {tmp_path}/fn"
+    shell.out(f"{moved}; swap_devices() {{ :; }}; swap_off; swap_off")
     assert fstab.read_text().count("#kubecarry# ") == 2
     fstab.write_text(fstab.read_text() + "added later\n")
     shell.out("undo_all")
@@ -135,14 +138,16 @@ def test_the_hosts_block_is_marked_and_removed(shell: Shell, tmp_path: Path) -> 
     hosts.write_text("127.0.0.1 localhost\n")
     body = f"declare -f name_host | sed 's#/etc/hosts#{hosts}#g' >{tmp_path}/fn; . {tmp_path}/fn"
     names = "NODE_NAME=kc-nowhere.invalid NODE_ADDRESS=10.1.1.1"
-    shell.out(f"{body}; getent() {{ return 2; }}; timeout() {{ shift; \"$@\"; }}; {names}; name_host; name_host")
-    assert hosts.read_text() == "127.0.0.1 localhost\n# kubecarry begin\n10.1.1.1 kc-nowhere.invalid\n# kubecarry end\n"
+    shell.out(f'{body}; getent() {{ return 2; }}; timeout() {{ shift; "$@"; }}; {names}; name_host; name_host')
+    block = "# kubecarry begin\n10.1.1.1 kc-nowhere.invalid\n# kubecarry end\n"
+    assert hosts.read_text() == "127.0.0.1 localhost\n" + block
     shell.out("undo_all")
     assert hosts.read_text() == "127.0.0.1 localhost\n"
 
 
 def test_secrets_never_reach_the_log(shell: Shell) -> None:
-    shell.out("note 'token abcdef.0123456789abcdef'; logged echo 'join --token 123456.aaaaaaaaaaaaaaaa --certificate-key " + "f" * 64 + "'")
+    line = f"join --token 123456.aaaaaaaaaaaaaaaa --certificate-key {'f' * 64}"
+    shell.out(f"note 'token abcdef.0123456789abcdef'; logged echo '{line}'")
     text = shell.log.read_text()
     assert "0123456789abcdef" not in text
     assert "aaaaaaaaaaaaaaaa" not in text

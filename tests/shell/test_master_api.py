@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import hmac
 import json
@@ -26,8 +27,6 @@ def b64url(data: bytes) -> str:
 
 def certificate() -> tuple[bytes, str]:
     """A CA certificate (PEM) and its hash as kubeadm writes it."""
-    import datetime
-
     key = rsa.generate_private_key(65537, 2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kubernetes")])
     now = datetime.datetime(2026, 1, 1)
@@ -108,7 +107,8 @@ def test_the_networks_of_the_cluster_are_adopted(shell: Shell, info: Path) -> No
     """`curl` is a stub: what the API answers to a bootstrap token; the token must not be on its command line."""
     answer = {"data": {"ClusterConfiguration": "networking:\n  podSubnet: 10.9.0.0/16\n  serviceSubnet: 10.8.0.0/16\n"}}
     (shell.directory / "answer").write_text(json.dumps(answer))
-    shell.stub("curl", f'echo "$*" >{shell.directory}/arguments; cat >{shell.directory}/given; cat {shell.directory}/answer')
+    place = shell.directory
+    shell.stub("curl", f'echo "$*" >{place}/arguments; cat >{place}/given; cat {place}/answer')
     told = check(shell, info, f'OPT_TOKEN={TOKEN}; adopt_networks; echo "$POD_SUBNET $SERVICE_SUBNET"')
     assert told == "10.9.0.0/16 10.8.0.0/16\n"
     assert TOKEN not in (shell.directory / "arguments").read_text()
