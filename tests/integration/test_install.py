@@ -72,6 +72,12 @@ def test_wheel_has_one_top_level_package(built: Path) -> None:
     assert tops == {"bundler", next(name for name in tops if name.endswith(".dist-info"))}
 
 
+def test_wheel_carries_every_module(checkout: Path, built: Path) -> None:
+    """A new package must be listed in setup.cfg."""
+    modules = {path.relative_to(checkout).as_posix() for path in (checkout / "bundler").rglob("*.py")}
+    assert modules <= set(contents(built))
+
+
 def test_wheel_carries_all_of_installer_manifests_and_locks(checkout: Path, built: Path) -> None:
     inside = contents(built)
     carried = [path for part in ("installer", "manifests") for path in (checkout / part).rglob("*") if path.is_file()]
@@ -109,11 +115,15 @@ def test_installed_bundler_finds_its_data(python: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_installed_bundler_ships_the_installer(python: Path, site: Site, bundle: Path) -> None:
-    output = site.root / "installed.tar"
-    subprocess.run([python, "-m", "bundler", "build", *OPTIONS, *site.mirrors, "-q", "-o", output.name], check=True,
-                   cwd=site.root, env=CLEAN, capture_output=True)
-    listed = subprocess.run(["tar", "tf", output], check=True, capture_output=True, text=True).stdout.split()
+def test_installed_bundler_builds_what_a_checkout_builds(python: Path, checkout: Path, site: Site) -> None:
+    def build(interpreter: str | Path, name: str, env: dict[str, str]) -> Path:
+        subprocess.run([interpreter, "-m", "bundler", "build", *OPTIONS, *site.mirrors, "-q", "-o", name], check=True,
+                       cwd=site.root, env=env, capture_output=True)
+        return site.root / name
+
+    installed = build(python, "installed.tar", CLEAN)
+    listed = subprocess.run(["tar", "tf", installed], check=True, capture_output=True, text=True).stdout.split()
     assert "installer/__main__.py" in listed
     assert any(name.startswith("installer/node/") for name in listed)
-    assert hashlib.sha256(output.read_bytes()).digest() == hashlib.sha256(bundle.read_bytes()).digest()
+    plain = build(sys.executable, "plain.tar", {**CLEAN, "PYTHONPATH": str(checkout)})
+    assert hashlib.sha256(installed.read_bytes()).digest() == hashlib.sha256(plain.read_bytes()).digest()
