@@ -14,6 +14,7 @@ any    systemd
 any    commands
 any    os
 any    arch
+any    release
 any    package-manager
 any    kernel
 any    kernel-modules

@@ -1,6 +1,14 @@
 # shellcheck shell=bash
 # Checks of what was here before us, and, for join, of the master and the token.
 
+check_release() {
+  case ${RUNTIME:-}:${KUBEADM_API:-} in
+    containerd:kubeadm.k8s.io/v1beta2) ;;
+    *) fault "deploy.sh cannot install this release by itself (runtime ${RUNTIME:-none}, kubeadm API ${KUBEADM_API:-none})" \
+      "its packages and images can be used by hand: $SERVER/packages/ and $SERVER/v2/" ;;
+  esac
+}
+
 check_other_kubelet() {
   ! ours || return 0
   if systemctl is-active -q kubelet 2>/dev/null; then

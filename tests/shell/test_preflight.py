@@ -59,6 +59,8 @@ def test_ignored_faults_become_warnings(shell: Shell) -> None:
         ("root", "id() { echo 1000; }", "not running as root"),
         ("os", "HOST_OS=ubuntu22", "the bundle carries packages for: el7"),
         ("arch", "HOST_ARCH=s390x", "this host is s390x"),
+        ("release", "RUNTIME=docker", "runtime docker"),
+        ("release", "unset KUBEADM_API", "kubeadm API none"),
         ("cpu-count", "nproc() { echo 1; }", "1 CPU; a master needs 2"),
         ("memory", "memory_mb() { echo 1600; }", "1600 MB memory"),
         ("node-memory", "memory_mb() { echo 500; }", "500 MB memory"),
