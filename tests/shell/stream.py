@@ -6,8 +6,9 @@ import hashlib
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
-from installer.nodescript import _HEAD, _TAIL, assignments
+from installer.nodescript import NodeScript
 
 PARTS = Path(__file__).parents[2] / "installer" / "node"
 SETTINGS = {
@@ -32,9 +33,14 @@ SETTINGS = {
 
 
 def stream(settings: Mapping[str, str] | None = None) -> str:
-    """Return deploy.sh with these settings in place of the sample's."""
-    parts = "".join(path.read_text() for path in sorted(PARTS.glob("*.sh")))
-    return _HEAD + assignments({**SETTINGS, **(settings or {})}) + parts + _TAIL
+    """Return deploy.sh with these settings in place of the sample's, SERVER and SUMS_SHA256 among them."""
+    node = {**SETTINGS, **(settings or {})}
+    server, sums = node.pop("SERVER"), node.pop("SUMS_SHA256")
+    parts = {f"installer/node/{path.name}": path.read_bytes() for path in PARTS.glob("*.sh")}
+    bundle = SimpleNamespace(
+        members=parts, read=parts.__getitem__, digests={"SHA256SUMS": sums}, info=SimpleNamespace(node=node)
+    )
+    return NodeScript(bundle).render(server).decode()  # type: ignore[arg-type]
 
 
 class Shell:
