@@ -101,6 +101,17 @@ class Store:
             partial.restart()
         return False
 
+    def lacks(self, sha256: str, size: int) -> int:
+        """How many bytes of disk this file still needs, beside what has arrived of it."""
+        if self.has(sha256, size):
+            return 0
+        try:
+            # Blocks, not length: a file that arrives in segments has holes.
+            arrived = (self._partials / sha256).stat().st_blocks * 512
+        except FileNotFoundError:
+            arrived = 0
+        return max(size - arrived, 0)
+
     def require(self, needed: int) -> None:
         """Raise HostError unless the cache's file system has ``needed`` bytes free."""
         with host_errors(self.root):

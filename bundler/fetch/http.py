@@ -47,7 +47,6 @@ class Blob:
     url: str
     sha256: str
     size: int | None = None
-    headers: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     auth: Auth | None = field(default=None, compare=False, repr=False)
     mirrored: bool = field(default=False, compare=False)
     """``url`` is already the place to ask."""
@@ -122,7 +121,7 @@ class Client:
             if store.has(blob.sha256, blob.size) or store.take(partial, blob.size):
                 on_bytes(blob.size or 0)
                 return
-            store.require(blob.size or 0)
+            store.require(store.lacks(blob.sha256, blob.size or 0))
             self.download_in_order(blob, partial, on_bytes)
 
     def download_in_order(self, blob: Blob, partial: Partial, on_bytes: Callable[[int], None]) -> None:
@@ -180,7 +179,7 @@ class Client:
         return f"has sha256 {partial.digest()} ({partial.size} bytes), expected {blob.sha256}"
 
     def _transfer(self, blob: Blob, url: str, sink: Sink, on_bytes: Callable[[int], None]) -> None:
-        headers = dict(blob.headers)
+        headers = {}
         if sink.next or sink.end != blob.size:
             headers["Range"] = f"bytes={sink.next}-{sink.end - 1 if sink.end is not None else ''}"
             if sink.etag:

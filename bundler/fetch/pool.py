@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -170,12 +171,15 @@ class ManifestJob:
         if document.is_index:
             for part in choose(document, self.arches, str(self.reference)):
                 yield ManifestJob(self.reference.at(part.digest), self.arches, self.registry, self.store)
+        self.store.require(sum(self.store.lacks(part.sha256, part.size) for part in document.blobs))
         for part in document.blobs:
             yield BlobJob(self.registry.blob(self.reference, part.digest, part.size), self.registry.client, self.store)
 
 
 def blob_jobs(blobs: Iterable[Blob], client: Client, store: Store) -> list[Job]:
-    """A job for each file."""
+    """A job for each file. HostError if the cache has no room for them all."""
+    blobs = list(blobs)
+    store.require(sum(store.lacks(blob.sha256, blob.size or 0) for blob in blobs))
     return [BlobJob(blob, client, store) for blob in blobs]
 
 
@@ -199,8 +203,9 @@ def fetch_all(jobs: Iterable[Job], workers: int, progress: Progress) -> None:
         pool.wait()
     except BaseException as error:
         pool.fail(error)
+    end = time.monotonic() + GRACE
     for thread in threads:
-        thread.join(GRACE if pool.error else None)
+        thread.join(max(end - time.monotonic(), 0.0) if pool.error else None)
     if pool.error:
         raise pool.error
 

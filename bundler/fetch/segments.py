@@ -91,7 +91,7 @@ class Segmented:
             on_bytes(self._size)
             self._close()
             return []
-        self._store.require(self._size)
+        self._store.require(self._store.lacks(blob.sha256, self._size))
         if partial.length() and not journal.exists():
             self._finish_in_order(on_bytes)
             return []

@@ -8,6 +8,7 @@ import random
 import re
 import secrets
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -130,6 +131,7 @@ class Upstream:
     rate: float = 0.0
     """Bytes per second and connection."""
     etag: bool = True
+    tls: ssl.SSLContext | None = None
     log: list[Request] = field(default_factory=list)
 
     def __enter__(self) -> Upstream:
@@ -138,6 +140,8 @@ class Upstream:
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"upstream": self})
         self._server = _Server(("127.0.0.1", 0), handler)
+        if self.tls:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
         return self
@@ -156,8 +160,8 @@ class Upstream:
 
     @property
     def url(self) -> str:
-        """``http://127.0.0.1:PORT``."""
-        return f"http://{self.host}"
+        """``http://127.0.0.1:PORT``, or https."""
+        return f"{'https' if self.tls else 'http'}://{self.host}"
 
     def sent(self, path: str) -> int:
         """Bytes of bodies sent for ``path``."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import FetchError, HostError, IntegrityError
+from bundler.fetch import wire
 from bundler.fetch.hosts import Hosts
 from bundler.fetch.http import Blob, Client
 from bundler.fetch.mirrors import Mirrors
@@ -167,6 +168,15 @@ def test_retry_after_is_honoured(client: Client) -> None:
             begun = time.monotonic()
             assert client.read(upstream.url + "/small") == b"hello\n"
             assert 0.9 < time.monotonic() - begun < 3.0
+
+
+def test_a_trickle_counts_as_stuck(client: Client, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "WINDOW", 0.2)
+    monkeypatch.setattr(wire, "SLOWEST", 10_000_000)
+    with Upstream(FILES, first(Fault(slow=0.3))) as upstream:
+        client.download(blob_of(upstream, "/big"), store, lambda _: None)
+        assert store.read(sha256(DATA)) == DATA
+        assert len(upstream.log) == 2
 
 
 def test_an_hour_is_not_waited(client: Client) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bundler.errors import FetchError, IntegrityError, ResolveError
+from bundler.errors import FetchError, HostError, IntegrityError, ResolveError
 from bundler.fetch import pool, segments
-from bundler.fetch.http import Client
+from bundler.fetch.http import Blob, Client
 from bundler.fetch.images import image_content
 from bundler.fetch.mirrors import Mirrors
 from bundler.fetch.pool import blob_jobs, fetch_all, image_jobs
@@ -66,6 +66,15 @@ def test_the_first_error_ends_the_rest_soon(client: Client, store: Store, progre
         assert time.monotonic() - begun < 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch-")]
     assert not store.has(sha256(DATA))
+
+
+def test_too_little_room_is_said_before_anything_is_fetched(client: Client, store: Store, tmp_path: Path) -> None:
+    huge = [
+        Blob("one", "http://gone.invalid/1", "1" * 64, 1 << 59),
+        Blob("two", "http://gone.invalid/2", "2" * 64, 1 << 59),
+    ]
+    with pytest.raises(HostError, match=rf"{store.root}: {1 << 60} bytes are needed, \d+ are free"):
+        blob_jobs(huge, client, store)
 
 
 def test_a_bug_is_not_swallowed(client: Client, store: Store, progress: Progress) -> None:

@@ -135,6 +135,18 @@ def test_a_token_server_is_logged_in_to(images: Images) -> None:
         assert "login" in caught.value.hint
 
 
+def test_an_identity_token_is_posted_and_never_shown(images: Images) -> None:
+    with Upstream(images.files, types=images.types, token_uses=9) as upstream:
+        config = {"auths": {upstream.host: {"identitytoken": "secret-token"}}}
+        assert registry_of(upstream, Credentials(config)).manifest(PAUSE).media_type == OCI_INDEX
+        assert [line.method for line in upstream.log] == ["GET", "POST", "GET"]
+    with Upstream(images.files, on("token", always(Fault(status=403))), images.types, token_uses=9) as upstream:
+        config = {"auths": {upstream.host: {"identitytoken": "secret-token"}}}
+        with pytest.raises(FetchError, match="/token: HTTP status 403") as caught:
+            registry_of(upstream, Credentials(config)).manifest(PAUSE)
+        assert "secret" not in caught.value.message + caught.value.hint
+
+
 def test_basic_authentication_without_tokens(images: Images) -> None:
     login = "Basic " + base64.b64encode(b"user:word").decode()
     with Upstream(images.files, types=images.types, basic=login) as upstream:
