@@ -34,6 +34,7 @@ def test_a_member_s_rules_in_order_then_the_networks(tmp_path: Path) -> None:
         ("manifests/a/x.yml", '"Network": "1"', '"Network": "@POD_SUBNET@"'),
         ("manifests/a/x.yml", "name: POD_NAMESPACE", "name: HOST"),
         ("manifests/a/x.yml", "name: POD_NAME", "name: NODE"),
+        ("manifests/a/x.yml", "services:", r"a: 1\nservices:"),
         ("manifests/b/y.yml", "kind", "KIND"),
     ]
     shell = Shell(tmp_path, {"MANIFEST_REPLACE": "\n".join("\t".join(rule) for rule in rules)})
@@ -41,7 +42,7 @@ def test_a_member_s_rules_in_order_then_the_networks(tmp_path: Path) -> None:
     member.parent.mkdir(parents=True)
     member.write_text('kind: {"Network": "1"}\n- name: POD_NAME\n- name: POD_NAMESPACE\nservices: @SERVICE_SUBNET@\n')
     assert shell.out("POD_SUBNET=10.9.0.0/16; adapted manifests/a/x.yml") == (
-        'kind: {"Network": "10.9.0.0/16"}\n- name: NODE\n- name: HOST\nservices: 10.96.0.0/12\n'
+        'kind: {"Network": "10.9.0.0/16"}\n- name: NODE\n- name: HOST\na: 1\nservices: 10.96.0.0/12\n'
     )
     assert "@SERVICE_SUBNET@" in member.read_text(), "the checked copy must stay as it is"
 
