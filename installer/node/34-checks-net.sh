@@ -55,6 +55,15 @@ clashes() {
   done < <(used_networks)
 }
 
+# is_private CIDR: set aside for private use (RFC 1918, RFC 6598).
+is_private() {
+  local network
+  for network in 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10; do
+    if within "$1" $network; then return 0; fi
+  done
+  return 1
+}
+
 check_networks() {
   local name clash
   if overlap "$POD_SUBNET" "$SERVICE_SUBNET"; then
@@ -62,6 +71,7 @@ check_networks() {
   fi
   ! ours || return 0
   for name in POD_SUBNET SERVICE_SUBNET; do
+    is_private "${!name}" || caution "the network ${!name} is public address space" 'hosts that have those addresses elsewhere become unreachable: choose one of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16'
     clash=$(clashes "${!name}")
     [ -z "$clash" ] || fault "the network ${!name} is in use on this host: $clash" "choose another with --pod-subnet or --service-subnet on the master"
   done

@@ -126,6 +126,7 @@ def test_a_sound_host_is_not_blamed(shell: Shell, check: str, given: str) -> Non
         ("swap", "swap_devices() { echo /dev/x; }; OPT_SWAP=keep", "swap stays on"),
         ("default-route", "has_default_route() { false; }", "no default route"),
         ("resolv-conf", "has_nameserver() { false; }", "names no nameserver"),
+        ("networks", "POD_SUBNET=12.240.0.0/12", "12.240.0.0/12 is public address space"),
         ("proxy", "PROXIES=http_proxy", "a proxy is set"),
         ("firewall", "firewalld_active() { true; }", "firewalld is active"),
         ("selinux", "getenforce() { echo Enforcing; }; rpm() { false; }", "SELinux is enforcing"),
