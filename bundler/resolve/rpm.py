@@ -1,14 +1,10 @@
-"""RPM closure: which packages make a role installable on the declared minimal host.
-
-libsolv decides. Only plain data leaves its pool: a solvable that outlives its pool crashes Python.
-"""
+"""RPM closure: yum metadata in a libsolv pool, with module filtering as dnf does it."""
 
 from __future__ import annotations
 
-import functools
+import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -16,26 +12,38 @@ from urllib.parse import urljoin
 import solv
 
 from bundler.errors import ResolveError
-from bundler.lock import ArchLock, LockedPackage, satisfies
-from bundler.manifest import Host, rpm_arch
+from bundler.locked import ArchLock, LockedMetadata, LockedPackage
+from bundler.manifest import Host
+from bundler.resolve.modules import Modules
 from bundler.resolve.repomd import Metadata, Reader
+from bundler.resolve.solver import OPERATORS, Solver, arch_lock
 
-OPERATORS = {"<": solv.REL_LT, "<=": solv.REL_LT | solv.REL_EQ, "=": solv.REL_EQ}
-OPERATORS |= {">=": solv.REL_GT | solv.REL_EQ, ">": solv.REL_GT}
-CHECK = "Check the versions under `hosts` in the release manifest, and that its repositories still carry them."
+__all__ = ["OPERATORS", "RpmSolver", "compare_evr", "resolve_arch"]
+
+_KERNEL = ("kernel-uname-r", "kernel(", "ksym(", "kmod(")
+_POLICY = re.compile(r"(\S*(?:selinux|policycoreutils)\S*) (?:=|>=|>) \S+")
 
 
-def resolve_arch(host: Host, arch: str, client: Reader) -> ArchLock:
+def resolve_arch(
+    host: Host,
+    arch: str,
+    client: Reader,
+    keep: Collection[str] = (),
+    warn: Callable[[str], object] = str,
+) -> ArchLock:
     """Return the packages of every role of ``host`` for a Go architecture, from its repositories as they are now.
 
-    ResolveError carries libsolv's own account of why a role cannot be installed; FetchError and IntegrityError as in
-    ``repomd``.
+    Packages whose sha256 is in ``keep`` are taken again wherever they still fit. ResolveError carries libsolv's own
+    account of why a role cannot be installed; FetchError and IntegrityError as in ``repomd``.
     """
     with tempfile.TemporaryDirectory(prefix="bundler-") as directory:
         metadata = [Metadata(repo.for_arch(arch), client, Path(directory)) for repo in host.repos]
-        solver = _Solver(metadata, rpm_arch(arch), host.installed)
+        solver = RpmSolver(metadata, host.arch(arch), host.installed, host.modules, keep)
         roles = solver.roles(host.name, host.roles)
-        return _arch_lock(host.name, rpm_arch(arch), roles, solver.given)
+        carried = {package.sha256 for packages in roles.values() for package in packages}
+        for text in dict.fromkeys(solver.warnings):
+            warn(f"{host.name} {solver.arch}: {text}")
+        return arch_lock(host.name, solver.arch, roles, solver.given, solver.module_metadata(carried))
 
 
 def compare_evr(one: str, other: str) -> int:
@@ -48,91 +56,103 @@ def compare_evr(one: str, other: str) -> int:
     return int(first.evrcmp(second))
 
 
-class _Solver:
-    """A pool of repositories, and the declared minimal host as what is installed."""
+class RpmSolver(Solver):
+    """The packages of yum repositories."""
 
-    def __init__(self, metadata: Sequence[Metadata], arch: str, installed: Sequence[str]) -> None:
-        self.arch, self.installed = arch, installed
-        self.given: set[str] = set()
-        self.pool = solv.Pool()
-        self.pool.setdisttype(self.pool.DISTTYPE_RPM)
-        self.pool.setarch(arch)
+    def __init__(
+        self,
+        metadata: Sequence[Metadata],
+        arch: str,
+        installed: Sequence[str],
+        streams: Sequence[str] = (),
+        keep: Collection[str] = (),
+    ) -> None:
+        """Load primary.xml of each repository, and modules.yaml where there is one; ``streams`` are ``NAME:STREAM``."""
+        super().__init__(arch, installed, keep)
         self.repos = [(self.pool.add_repo(entry.repo.id), entry) for entry in metadata]
         for repo, entry in self.repos:
             _load(repo, entry, "primary", 0)
-        self._add_host()
-        self._prepare()
+        self.modules = Modules(
+            [entry.part("modules") for entry in metadata if "modules" in entry.records], streams, arch
+        )
+        self.add_host()
+        self.excluded = self._filtered()
+        self.prepare()
 
-    def roles(self, host: str, roles: Mapping[str, Sequence[str]]) -> dict[str, list[LockedPackage]]:
-        """Return each role's closure without what a minimal host has."""
-        specs = dict.fromkeys(spec for wanted in roles.values() for spec in wanted)
-        candidates = {spec: self._candidates(host, spec) for spec in specs}
-        if self._lacks_filelists(candidates.values()):
+    def digest(self, solvable: Any) -> str:
+        """Return the sha256 of the RPM, or an empty text."""
+        checksum = solvable.lookup_checksum(solv.SOLVABLE_CHECKSUM)
+        return checksum.hex() if checksum is not None and checksum.typestr() == "sha256" else ""
+
+    def package(self, solvable: Any) -> LockedPackage:
+        """Return an RPM as plain data."""
+        entry = next(entry for repo, entry in self.repos if repo == solvable.repo)
+        base = solvable.lookup_str(solv.SOLVABLE_MEDIABASE) or f"{entry.repo.baseurl}/"
+        sha256 = self.digest(solvable)
+        if not sha256:
+            raise ResolveError(f"{entry.url}: gives no sha256 of {solvable}", "A repository with sha256 is needed.")
+        return LockedPackage(
+            url=urljoin(base, solvable.lookup_location()[0]),
+            repoid=entry.repo.id,
+            sha256=sha256,
+            size=solvable.lookup_num(solv.SOLVABLE_DOWNLOADSIZE) or None,
+            name=solvable.name,
+            evr=solvable.evr,
+            sourcerpm=solvable.lookup_sourcepkg() or "",
+            source=entry.url,
+        )
+
+    def complete(self, wanted: Iterable[Sequence[Any]]) -> None:
+        """Load filelists.xml, which is large, only where a file is required that primary.xml does not list."""
+        if self._lacks_filelists(wanted):
             for repo, entry in self.repos:
                 _load(repo, entry, "filelists", solv.Repo.REPO_EXTEND_SOLVABLES)
-            self._prepare()
-        base = self._base()
-        chosen: dict[str, list[Any]] = {}
-        for role, wanted in roles.items():
-            jobs = [self._install(candidates[spec]) for spec in wanted]
-            # One repository serves all roles, so a role prefers what another one carries already.
-            favor = [s.id for solvables in chosen.values() for s in solvables]
-            solvables = self._role(f"{host} {role} {self.arch}", jobs, base, favor)
-            given = {s.id for s in base} - {s.id for s in solvables if any(satisfies(p, s.name, s.evr) for p in wanted)}
-            chosen[role] = [s for s in solvables if s.id not in given]
-            self._note_given(chosen[role], given)
-        return {role: [self._package(s) for s in solvables] for role, solvables in chosen.items()}
+            self.prepare()
 
-    def _note_given(self, carried: Sequence[Any], given: AbstractSet[int]) -> None:
-        """Keep what ``carried`` requires and only ``given`` (ids of packages) provide: the bundle alone cannot tell."""
-        enough = {s.id for s in carried} | {s.id for s in self.pool.installed.solvables}
-        for dep in (dep for s in carried for dep in s.lookup_deparray(solv.SOLVABLE_REQUIRES)):
-            providers = self.pool.whatprovides(dep)
-            if not any(provider.id in enough for provider in providers):
-                for provider in (provider for provider in providers if provider.id in given):
-                    self.given.add(f"{provider.name} = {provider.evr}" if str(dep).startswith("(") else str(dep))
+    def inspect(self, carried: Sequence[Any]) -> None:
+        """Warn of packages for one kernel only, and of policies that may be older on a node than is declared."""
+        for solvable in carried:
+            requires = [str(dep) for dep in solvable.lookup_deparray(solv.SOLVABLE_REQUIRES)]
+            provides = [str(dep) for dep in solvable.lookup_deparray(solv.SOLVABLE_PROVIDES)]
+            bound = [dep for dep in requires if dep.startswith(_KERNEL)]
+            if bound or any(dep.startswith("kmod(") for dep in provides):
+                what = f" ({bound[0]})" if bound else ""
+                self.warnings.append(f"{solvable} is for one kernel{what}: it serves only nodes that run it")
+            for dep in requires:
+                match = _POLICY.fullmatch(dep)
+                if match and match[1] in self.installed:
+                    self.warnings.append(
+                        f"{solvable} wants {dep}, and `installed` declares {match[1]} without a version: a node whose"
+                        f" policy is older cannot install it. Declare `{match[1]} = EVR`, and what is newer is carried"
+                    )
 
-    def _prepare(self) -> None:
-        self.pool.addfileprovides()
-        self.pool.createwhatprovides()
-        # libsolv holds i686 installable on x86_64; only a 64-bit host is served.
-        foreign = [s.id for s in self.pool.solvables if s.arch not in (self.arch, "noarch")]
-        self.pool.set_disabled_list(foreign)
-        self.pool.createwhatprovides()
-
-    def _add_host(self) -> None:
-        """Make the declared capabilities a package that is already installed."""
-        self.pool.installed = self.pool.add_repo("@minimal")
-        host = self.pool.installed.add_solvable()
-        host.name, host.evr, host.arch = "minimal-host", "0-0", "noarch"
-        for capability in self.installed:
-            name, _, relation = capability.partition(" ")
-            dep = self.pool.Dep(name)
-            operator, _, evr = relation.partition(" ")
-            if relation:
-                dep = dep.Rel(OPERATORS[operator], self.pool.Dep(evr))
-            host.add_provides(dep)
-
-    def _candidates(self, host: str, spec: str) -> list[Any]:
-        near = [s for name, group in self.by_name.items() if spec.startswith(name) for s in group]
-        found = [s for s in near if satisfies(spec, s.name, s.evr)]
-        if not found:
-            have = sorted({f"{s.name}-{s.evr}" for s in near if spec.startswith(f"{s.name}-")})
-            repos = ", ".join(entry.repo.baseurl for _, entry in self.repos)
-            hint = f"There is {', '.join(have[-5:])}." if have else CHECK
-            raise ResolveError(f"{host}: no package {spec} for {self.arch} in {repos}", hint)
+    def module_metadata(self, carried: Collection[str]) -> list[LockedMetadata]:
+        """Return the modules.yaml of each repository that a modular package among ``carried`` (sha256) comes from."""
+        found = []
+        for repo, entry in self.repos:
+            if any(_nevra(s) in self.modules.artifacts and self.digest(s) in carried for s in repo.solvables):
+                url, sha256, size = entry.fetched["modules"]
+                found.append(LockedMetadata(url, entry.repo.id, sha256, size))
         return found
 
-    @functools.cached_property
-    def by_name(self) -> dict[str, list[Any]]:
-        """The packages of the repositories that fit the architecture."""
-        groups: dict[str, list[Any]] = {}
-        for solvable in (s for repo, _ in self.repos for s in repo.solvables if s.arch in (self.arch, "noarch")):
-            groups.setdefault(solvable.name, []).append(solvable)
-        return groups
+    def _filtered(self) -> set[int]:
+        """Return what dnf hides: packages of inactive streams, and plain ones that an active stream stands for."""
+        if not self.modules.artifacts:
+            return set()
+        hidden: set[int] = set()
+        for repo, entry in self.repos:
+            if not entry.repo.module_hotfixes:
+                hidden.update(s.id for s in repo.solvables if self._is_hidden(s))
+        return hidden
+
+    def _is_hidden(self, solvable: Any) -> bool:
+        nevra = _nevra(solvable)
+        if nevra in self.modules.active:
+            return False
+        names = {str(dep).partition(" ")[0] for dep in solvable.lookup_deparray(solv.SOLVABLE_PROVIDES)}
+        return nevra in self.modules.artifacts or not self.modules.names.isdisjoint({solvable.name, *names})
 
     def _lacks_filelists(self, wanted: Iterable[Sequence[Any]]) -> bool:
-        """Tell whether anything that could be chosen requires a file that primary.xml does not list."""
         ahead = [solvable for group in wanted for solvable in group]
         ahead += [solvable for name in self.installed for solvable in self.by_name.get(name, [])]
         seen = {solvable.id for solvable in ahead}
@@ -146,49 +166,10 @@ class _Solver:
                 ahead += new
         return False
 
-    def _base(self) -> list[Any]:
-        """Return what the declared packages, as far as the repositories have them, bring along on a minimal host."""
-        how = solv.Job.SOLVER_INSTALL | solv.Job.SOLVER_SOLVABLE_NAME | solv.Job.SOLVER_WEAK
-        names = sorted(set(self.installed) & set(self.by_name))
-        _, solvables = self._solve([self.pool.Job(how, self.pool.str2id(name)) for name in names])
-        return solvables
 
-    def _install(self, candidates: Sequence[Any]) -> Any:
-        how = solv.Job.SOLVER_INSTALL | solv.Job.SOLVER_SOLVABLE_ONE_OF
-        return self.pool.Job(how, self.pool.towhatprovides([s.id for s in candidates]))
-
-    def _role(self, name: str, wanted: Sequence[Any], base: Sequence[Any], favor: Sequence[int]) -> list[Any]:
-        install, prefer = (how | solv.Job.SOLVER_SOLVABLE for how in (solv.Job.SOLVER_INSTALL, solv.Job.SOLVER_FAVOR))
-        jobs = [self.pool.Job(install, s.id) for s in base] + [self.pool.Job(prefer, number) for number in favor]
-        problems, solvables = self._solve([*jobs, *wanted])
-        if problems:
-            raise ResolveError(f"{name} cannot be installed: {'; '.join(problems)}", CHECK)
-        return solvables
-
-    def _solve(self, jobs: Sequence[Any]) -> tuple[list[str], list[Any]]:
-        solver = self.pool.Solver()
-        solver.set_flag(solver.SOLVER_FLAG_IGNORE_RECOMMENDED, 1)
-        rules = [rule for problem in solver.solve(list(jobs)) for rule in problem.findallproblemrules()]
-        problems = list(dict.fromkeys(str(rule.info().problemstr()) for rule in rules))
-        return problems, [] if problems else list(solver.transaction().newsolvables())
-
-    def _package(self, solvable: Any) -> LockedPackage:
-        entry = next(entry for repo, entry in self.repos if repo == solvable.repo)
-        base = solvable.lookup_str(solv.SOLVABLE_MEDIABASE) or f"{entry.repo.baseurl}/"
-        url = urljoin(base, solvable.lookup_location()[0])
-        checksum = solvable.lookup_checksum(solv.SOLVABLE_CHECKSUM)
-        if checksum is None or checksum.typestr() != "sha256":
-            raise ResolveError(f"{entry.url}: gives no sha256 of {solvable}", "A repository with sha256 is needed.")
-        return LockedPackage(
-            url=url,
-            repoid=entry.repo.id,
-            sha256=checksum.hex(),
-            size=solvable.lookup_num(solv.SOLVABLE_DOWNLOADSIZE) or None,
-            name=solvable.name,
-            evr=solvable.evr,
-            sourcerpm=solvable.lookup_sourcepkg() or "",
-            source=entry.url,
-        )
+def _nevra(solvable: Any) -> str:
+    epoch, _, evr = solvable.evr.rpartition(":")
+    return f"{solvable.name}-{epoch or '0'}:{evr}.{solvable.arch}"
 
 
 def _load(repo: Any, metadata: Metadata, kind: str, flags: int) -> None:
@@ -196,18 +177,3 @@ def _load(repo: Any, metadata: Metadata, kind: str, flags: int) -> None:
     file = solv.xfopen(str(path))
     if not repo.add_rpmmd(file, "FL" if flags else None, flags):
         raise ResolveError(f"{metadata.url}: libsolv cannot read {kind}: {repo.pool.errstr}")
-
-
-def _arch_lock(
-    host: str, arch: str, roles: Mapping[str, Sequence[LockedPackage]], given: Iterable[str]
-) -> ArchLock:
-    packages = {package.filename: package for chosen in roles.values() for package in chosen}
-    builds: dict[str, str] = {}
-    for package in packages.values():
-        other = builds.setdefault(package.name, package.evr)
-        if other != package.evr:
-            what = f"{package.name} {other} and {package.evr}"
-            raise ResolveError(f"{host} {arch}: two builds of one package, {what}", "Ask for one version in all roles.")
-    names = {role: tuple(sorted(package.filename for package in chosen)) for role, chosen in roles.items()}
-    carried = tuple(sorted(packages.values(), key=lambda package: package.url))
-    return ArchLock(arch, carried, names, tuple(sorted(given)))
