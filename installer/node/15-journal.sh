@@ -149,7 +149,7 @@ undo_unit() {
   local unit=$1 enabled=$2 active=$3
   systemctl cat "$unit" >/dev/null 2>&1 </dev/null || return 0
   case $active in
-    active) systemctl start "$unit" </dev/null || return 1 ;;
+    active) systemctl restart "$unit" </dev/null || return 1 ;; # with the configuration that it had
     *) systemctl stop "$unit" </dev/null 2>/dev/null || return 1 ;;
   esac
   case $enabled in

@@ -134,7 +134,8 @@ await_ready() {
 
 # give_kubeconfig: root's kubectl works at once, unless it has a configuration of its own.
 give_kubeconfig() {
-  local home=${HOME:-/root}
+  local home
+  home=$(getent passwd 0 | cut -d: -f6) # not $HOME: sudo may have kept the user's
   if [ -e "$home/.kube/config" ] && ! recorded file "$home/.kube/config"; then return 0; fi
   make_dirs "$home/.kube"
   [ -e "$home/.kube/cache" ] || own_tree "$home/.kube/cache"

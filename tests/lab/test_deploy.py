@@ -250,6 +250,25 @@ def test_killed_anywhere_the_same_line_recovers(fresh: Node) -> None:
     assert difference(before, snapshot(fresh)) == []
 
 
+def test_a_containerd_that_was_there_before_stays_as_it_was(fresh: Node) -> None:
+    repo = f"--repofrompath=bundle,{cluster.URL}/packages/el7 --setopt=bundle.gpgcheck=0"
+    fresh.run(f"dnf -yq {repo} install containerd.io && echo '# mine' > /etc/containerd/config.toml && "
+              "systemctl enable -q --now containerd && mkdir -p /root/hosts/k8s.gcr.io", check=True)
+    fresh.run("cat > /root/hosts/k8s.gcr.io/hosts.toml", input=f'server = "{cluster.URL}"\n', check=True)
+    fresh.run("ctr -n theirs images pull --hosts-dir /root/hosts k8s.gcr.io/pause:3.2 >/dev/null && "
+              "ctr -n theirs run -d k8s.gcr.io/pause:3.2 theirs", check=True)
+    before = snapshot(fresh)
+    assert "warning containerd" in deploy(fresh, "preflight").stderr
+    cluster.deploy(fresh, "master")
+    assert "RUNNING" in fresh.run("ctr -n theirs tasks list").stdout
+    done = deploy(fresh, "down")
+    assert done.returncode == 0, done.stderr
+    assert "RUNNING" in fresh.run("ctr -n theirs tasks list").stdout
+    assert fresh.run("ctr -n k8s.io images list -q; ctr -n k8s.io containers list -q").stdout == ""
+    state = ("/var/lib/containerd/", "/run/containerd", "/opt/containerd")
+    assert [c for c in difference(before, snapshot(fresh)) if not any(s in c for s in state)] == []
+
+
 def test_containers_of_others_are_spared(fresh: Node) -> None:
     cluster.deploy(fresh, "master")
     fresh.run("ctr -n mine images pull --hosts-dir /etc/containerd/certs.d k8s.gcr.io/pause:3.2 >/dev/null && "
