@@ -5,57 +5,88 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from . import cluster, net
+from . import cluster, net, paper
 from .lab import Lab
 from .node import Node, boot_all
 from .show import Phases, watch
 from .teardown import down
 from .upstream import driver
-from .upstream.home import LabError, home
+from .upstream.home import LabError, debian_versions, home
 
 RELEASE = "1.20"
+PACKAGES = Path(__file__).parent / "packages.txt"
 
 
 def demo(lab: Lab) -> None:
     """Run it and leave the cluster running. Raises LabError at the first thing that does not work."""
-    down(lab)
+    if not os.geteuid():
+        down(lab)
     phases = Phases()
     place = lab.dir / "demo"
+    shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    with phases.phase("upstream: a small faithful internet on this machine"):
-        mirrors = start_upstream()
-    bundle = connected_side(phases, place, mirrors)
-    carried = place / "carried"
     lacking = what_lacks()
+    with upstream(phases, place) as mirrors:
+        bundle = connected_side(phases, place, mirrors)
     if lacking:
-        loopback(phases, bundle, carried)
-        print(f"\nLeft out: the nodes and their cluster, because {lacking}.")
+        loopback(phases, bundle, place / "carried")
+        print(f"\nLeft out: the nodes and the cluster they become, because {lacking}.")
     else:
         master, worker = Node(lab, 1), Node(lab, 2)
-        isolated_side(phases, lab, bundle, carried, master, worker)
+        isolated_side(phases, lab, bundle, place / "carried", master, worker)
         farewell(lab, master)
     print(f"\nWhere the time went:\n{phases.table()}")
 
 
-def start_upstream() -> Path:
-    """Build what is not built yet, serve it, and return the file that tells the bundler of it."""
-    driver.build()
-    return driver.start()
+@contextmanager
+def upstream(phases: Phases, place: Path) -> Iterator[Path]:
+    """Have an upstream for as long as the block runs; yields the file that tells the bundler where it is."""
+    lacking = what_upstream_lacks()
+    if lacking:
+        with phases.phase("upstream: of paper, the true names with nothing inside"):
+            print(f"   the real one cannot be built here: {lacking}")
+            stack = ExitStack()
+            mirrors = stack.enter_context(paper.upstream(place / "upstream", RELEASE))
+        with stack:
+            yield mirrors
+    else:
+        with phases.phase("upstream: a small faithful internet on this machine"):
+            driver.build()
+            mirrors = driver.start()
+        yield mirrors
 
 
 def what_lacks() -> str:
     """Return why this machine cannot run nodes; empty when it can."""
-    told = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    if (told.get("ID"), told.get("VERSION_ID", "").strip('"')) != ("debian", "12"):
+    if not on_debian_12():
         return "they are made of Debian 12's packages, and this is another system"
-    return "they take root" if os.geteuid() else ""
+    return "making them takes root" if os.geteuid() else ""
+
+
+def what_upstream_lacks() -> str:
+    """Return why this machine cannot build the lab's own upstream; empty when it can."""
+    if not on_debian_12():
+        return "it is built from Debian 12's packages"
+    wanted = {line for line in PACKAGES.read_text().split("\n") if line and not line.startswith("#")}
+    try:
+        debian_versions(*wanted)
+    except LabError as error:
+        return str(error)
+    return ""
+
+
+def on_debian_12() -> bool:
+    """Say whether this machine runs Debian 12."""
+    told = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    return (told.get("ID"), told.get("VERSION_ID", "").strip('"')) == ("debian", "12")
 
 
 def connected_side(phases: Phases, place: Path, mirrors: Path) -> Path:
     """Lock, build and verify as a user would; return the bundle."""
-    bundler = Path(sys.executable).with_name("bundler")
     bundle = place / f"kubernetes-{RELEASE}.tar"
     shutil.copy(mirrors, place / "mirrors.yaml")
     shared = ["--version", RELEASE, "--lock-dir", ".", "--config", "mirrors.yaml", "--cache-dir", f"{home()}/store"]
@@ -65,7 +96,7 @@ def connected_side(phases: Phases, place: Path, mirrors: Path) -> Path:
         ("verify", "check every byte of it", [bundle.name]),
     ):
         with phases.phase(f"{verb}: {about}"):
-            watch([bundler, verb, *words], f"bundler {verb} {' '.join(words)}", cwd=place)
+            watch([sys.executable, "-m", "bundler", verb, *words], f"bundler {verb} {' '.join(words)}", cwd=place)
     print(f"   {bundle}: {bundle.stat().st_size / 1e6:.0f} MB")
     return bundle
 

@@ -8,6 +8,7 @@ token=abcdef.0123456789abcdef
 prepare() {
   local server=$1 role=$2 registry digest ref roles
   sysctl -qw net.ipv4.ip_forward=1 net.bridge.bridge-nf-call-iptables=1
+  ip route replace 10.96.0.0/12 dev eth0   # no default route here: the node itself would not find the API's Service
   dnf -y -q --setopt=install_weak_deps=False --repofrompath="bundle,$server/packages/el7" --setopt=bundle.gpgcheck=0 \
     install kubelet kubeadm kubectl containerd.io
   mkdir -p /etc/containerd /etc/containerd/certs.d
@@ -37,7 +38,7 @@ T
 }
 
 network() {
-  curl -fsS "$1/manifests/flannel/kube-flannel.yml" | sed 's/"Type": "vxlan"/"Type": "host-gw"/'
+  curl -fsS "$1/manifests/flannel/kube-flannel.yml" | sed 's/"Type": "vxlan"/"Type": "host-gw"/; s/- --kube-subnet-mgr/&\n        - --iface=eth0/'
 }
 
 init() {
