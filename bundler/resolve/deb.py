@@ -105,7 +105,7 @@ class DebSolver(Solver):
             raise ResolveError(f"{index.source}: gives no SHA256 of {what}", "A repository with SHA256 is needed.")
         size = stanza.get("Size", "")
         return LockedPackage(
-            url=f"{index.repo.baseurl}/{quote(stanza['Filename'].removeprefix('./'), safe='/~+:%')}",
+            url=f"{index.repo.baseurl}/{quote(stanza['Filename'].removeprefix('./'), safe='/~+:')}",
             repoid=index.repo.id,
             sha256=sha256,
             size=int(size) if size.isdecimal() else None,

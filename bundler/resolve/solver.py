@@ -153,8 +153,12 @@ class Solver:
         """Return what the declared packages, as far as the repositories have them, bring along on a minimal host."""
         names = sorted({*self.installed, *self.essential()} & set(self.by_name))
         how = INSTALL | solv.Job.SOLVER_SOLVABLE_NAME | WEAK
-        _, solvables = self._solve([self.pool.Job(how, self.pool.str2id(name)) for name in names])
+        jobs = [self.pool.Job(how, self.pool.str2id(name)) for name in names]
+        _, solvables = self._solve(jobs + self._favor(self.preferred([self.by_name[name] for name in names], set())))
         return solvables
+
+    def _favor(self, ids: Iterable[int]) -> list[Any]:
+        return [self.pool.Job(FAVOR | solv.Job.SOLVER_SOLVABLE, number) for number in dict.fromkeys(ids)]
 
     def _install(self, candidates: Sequence[Any]) -> Any:
         kept = [s for s in candidates if self.digest(s) in self.keep]
@@ -163,8 +167,7 @@ class Solver:
 
     def _role(self, name: str, wanted: Sequence[Any], base: Sequence[Any], favor: Sequence[int]) -> list[Any]:
         jobs = [self.pool.Job(INSTALL | solv.Job.SOLVER_SOLVABLE, s.id) for s in base]
-        jobs += [self.pool.Job(FAVOR | solv.Job.SOLVER_SOLVABLE, number) for number in dict.fromkeys(favor)]
-        problems, solvables = self._solve([*jobs, *wanted])
+        problems, solvables = self._solve([*jobs, *self._favor(favor), *wanted])
         if problems:
             raise ResolveError(f"{name} cannot be installed: {'; '.join(problems)}", CHECK)
         return solvables
