@@ -127,16 +127,15 @@ class DebSolver(Solver):
 
     def preferred(self, wanted: Iterable[Sequence[Any]], given: AbstractSet[int]) -> list[int]:
         """Return what apt would mark: of alternatives the first, of a virtual package's providers the weightiest."""
-        found = {max(group, key=self._rank).id: None for group in wanted}
+        found = {max(group, key=lambda s: (self.digest(s) in self.keep, self._rank(s))).id: None for group in wanted}
         ahead = list(found)
         while ahead:
             for entry in self._depends(self.stanzas.get(ahead.pop(0), {})):
-                choices = [self._by_weight(alternative) for alternative in entry]
-                if not any(s.id in found or s.id in given or s.id not in self.stanzas for c in choices for s in c):
-                    first = next((choice[0].id for choice in choices if choice), None)
-                    if first is not None:
-                        found[first] = None
-                        ahead.append(first)
+                choices = [s for alternative in entry for s in self._by_weight(alternative)]
+                if choices and not any(s.id in found or s.id in given or s.id not in self.stanzas for s in choices):
+                    first = next((s for s in choices if self.digest(s) in self.keep), choices[0])
+                    found[first.id] = None
+                    ahead.append(first.id)
         return list(found)
 
     def inspect(self, carried: Sequence[Any]) -> None:
