@@ -11,17 +11,19 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from bundler import __version__, data
+from bundler import __version__, data, extras
 from bundler import inspect as inspecting
 from bundler.build import Item, Order, build, plan, require_complete
 from bundler.errors import BundlerError
+from bundler.extras import Requests
 from bundler.lock import missing, read_locks, write_locks
 from bundler.manifest import list_addons, load_addons, load_release, release_names
-from bundler.options import ANY_PATH, FILE, Fetching, choosing, created, fetching, places, select
+from bundler.options import ANY_PATH, FILE, Fetching, choosing, created, fetching, own, places, requests, select
 from bundler.progress import Progress, amount
 from bundler.resolve import resolve
 from bundler.sign import keygen, load_private
 from bundler.verify import verify
+from bundler.why import why
 
 INTERRUPTED = 130
 
@@ -97,19 +99,27 @@ def versions(as_json: bool, manifests: Path | None, lock_dir: Path | None) -> No
 
 @main.command()
 @choosing
+@own
+@click.option("--drop", multiple=True, metavar="NAME", help="Carry something of your own no longer.")
 @fetching
 @click.option("--allow-downgrade", is_flag=True, help="Let a package become older.")
 def lock(allow_downgrade: bool, **options: Any) -> None:
     """Choose versions and digests, write them to the locks, and print what changed."""
-    target = _lock_target(options["lock_dir"])
-    wanted = select(**_split(options))
+    target, asked, choice = _lock_target(options["lock_dir"]), requests(options), _split(options)
+    wanted = select(**choice)
+    before = wanted.extras
     with Fetching(**options).open() as workshop:
+        if asked != Requests():
+            own_things = extras.extend(before, asked, workshop.store, workshop.registry.client)
+            wanted = select(**choice, extras=own_things)
         found = resolve(wanted.release, wanted.addons, wanted.os_names, wanted.arches, workshop.registry.client,
                         workshop.registry, wanted.locks, allow_downgrade=allow_downgrade)
     write_locks(target, found.locks)
-    for line in found.changes:
+    extras.write_extras(target, {**extras.read_extras(target), wanted.release.release: wanted.extras})
+    changes = [*found.changes, *extras.changes(before, wanted.extras)]
+    for line in changes:
         click.echo(line)
-    _say(f"{target}: {len(found.changes)} changes")
+    _say(f"{target}: {len(changes)} changes")
 
 
 def _lock_target(lock_dir: Path | None) -> Path:
@@ -120,13 +130,15 @@ def _lock_target(lock_dir: Path | None) -> Path:
 
 @main.command("build")
 @choosing
+@own
 @fetching
 @click.option("-o", "--output", type=ANY_PATH, help="Default kubecarry-VERSION-OS-ARCH.tar.")
 @click.option("--key", type=FILE, help="Private key (PEM) to sign with: see keygen.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched.")
 def build_command(output: Path | None, key: Path | None, dry_run: bool, **options: Any) -> None:
     """Write the bundle that the locks pin."""
-    selection = select(**_split(options))
+    asked, selection = requests(options), select(**_split(options))
+    extras.require(selection.extras, asked)
     require_complete(selection)
     order = Order(
         selection=selection,
@@ -185,6 +197,20 @@ def inspect_command(bundle: Path, as_json: bool) -> None:
         _print_json(facts)
     else:
         click.echo("\n".join(inspecting.lines(facts)))
+
+
+@main.command("why")
+@click.argument("name")
+@click.argument("bundle", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def why_command(name: str, bundle: Path, as_json: bool) -> None:
+    """Tell what wants a package, image or file to be in a bundle."""
+    answers = why(bundle, name)
+    if as_json:
+        _print_json([vars(answer) for answer in answers])
+        return
+    for answer in answers:
+        click.echo("\n".join([f"{answer.kind} {answer.name}", *(f"  {line}" for line in answer.because)]))
 
 
 @main.command("keygen")

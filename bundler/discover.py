@@ -49,7 +49,8 @@ def images_in(text: str, name: str, paths: Sequence[ImagePath] = ()) -> list[Fou
     except yaml.YAMLError as reason:
         mark = getattr(reason, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise ManifestError(f"{name}: {where}{getattr(reason, 'problem', None) or reason}", "Mend the YAML.") from reason
+        problem = getattr(reason, "problem", None) or reason
+        raise ManifestError(f"{name}: {where}{problem}", "Mend the YAML.") from reason
     found = [
         Found(_reference(image, name, where), where)
         for document in documents

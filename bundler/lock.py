@@ -46,6 +46,7 @@ __all__ = [
     "wanted_files",
     "wanted_images",
     "write_locks",
+    "write_stream",
 ]
 
 RPMS, IMAGES, FILES = "rpms.lock", "images.lock", "manifests/files.lock"
@@ -72,10 +73,10 @@ def read_locks(lock_dir: Path) -> Locks:
 def write_locks(lock_dir: Path, locks: Locks) -> None:
     """Write the three locks, each at once or not at all. HostError where the directory cannot be written."""
     hosts = sorted(locks.hosts.values(), key=lambda host: (release_key(host.release), host.os))
-    _write(lock_dir / RPMS, [_host_document(host) for host in hosts])
-    _write(lock_dir / IMAGES, [_image_document(locks.images)] if locks.images else [])
+    write_stream(lock_dir / RPMS, [_host_document(host) for host in hosts])
+    write_stream(lock_dir / IMAGES, [_image_document(locks.images)] if locks.images else [])
     files = [_file_entry(file) for _, file in sorted(locks.files.items())]
-    _write(lock_dir / FILES, [{"files": files}] if files else [])
+    write_stream(lock_dir / FILES, [{"files": files}] if files else [])
 
 
 # Reading
@@ -294,7 +295,8 @@ def _image_document(images: Mapping[str, LockedImage]) -> dict[str, Any]:
     return {"apiVersion": "imgpkg.carvel.dev/v1alpha1", "kind": "ImagesLock", "images": entries}
 
 
-def _write(path: Path, documents: Iterable[dict[str, Any]]) -> None:
+def write_stream(path: Path, documents: Iterable[dict[str, Any]]) -> None:
+    """Write a lock as a YAML stream, at once or not at all. HostError where the directory cannot be written."""
     # The pure Python dumper: the C one breaks and quotes long lines differently from version to version.
     texts = [
         "---\n" + yaml.dump(d, Dumper=yaml.SafeDumper, sort_keys=False, allow_unicode=True, width=2**20)

@@ -14,6 +14,7 @@ import click
 from bundler import data
 from bundler.build import Workshop
 from bundler.errors import ManifestError
+from bundler.extras import Extras, Requests, read_extras
 from bundler.fetch.auth import Credentials
 from bundler.fetch.http import Client
 from bundler.fetch.mirrors import Mirrors
@@ -49,6 +50,20 @@ def choosing(command: Command) -> Command:
         click.option("--arch", "arches", multiple=True, metavar="ARCH", help="amd64, …, default the first."),
         click.option("--with", "addons", multiple=True, metavar="ADDON", help="Add-on beyond those of the release."),
         places,
+    )(command)
+
+
+def own(command: Command) -> Command:
+    """Add the options that name the user's own things."""
+    return _options(
+        click.option("--image", "images", multiple=True, metavar="REF", help="Carry an image of your own."),
+        click.option("--chart", "charts", multiple=True, metavar="PATH|URL", help="Carry a Helm chart and its images."),
+        click.option("--chart-image", "chart_images", multiple=True, metavar="CHART=REF",
+                     help="An image of a chart that only helm could tell."),
+        click.option("--manifest", "own_manifests", multiple=True, metavar="PATH|URL",
+                     help="Carry a Kubernetes manifest and its images; it is not applied."),
+        click.option("--package", "packages", multiple=True, metavar="NAME", help="Install a package in every role."),
+        click.option("--file", "files", multiple=True, metavar="PATH|URL", help="Carry any file."),
     )(command)
 
 
@@ -108,6 +123,19 @@ def default_cache() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "kubecarry"
 
 
+def requests(options: dict[str, Any]) -> Requests:
+    """Take the values of ``own`` out of a command's options."""
+    return Requests(
+        images=options.pop("images"),
+        charts=options.pop("charts"),
+        manifests=options.pop("own_manifests"),
+        packages=options.pop("packages"),
+        files=options.pop("files"),
+        chart_images=options.pop("chart_images"),
+        drop=options.pop("drop", ()),
+    )
+
+
 def select(
     version: str,
     os_names: Sequence[str],
@@ -115,16 +143,23 @@ def select(
     addons: Sequence[str],
     manifests: Path | None,
     lock_dir: Path | None,
+    extras: Extras | None = None,
 ) -> Selection:
-    """Read manifests and locks, and fill in what was not chosen. ManifestError or LockError."""
+    """Read manifests and locks, and fill in what was not chosen. ManifestError or LockError.
+
+    ``extras`` take the place of those that are recorded.
+    """
     directory = manifests or data.manifests_dir()
     release = load_release(directory, version)
+    if extras is None:
+        extras = read_extras(lock_dir or data.lock_dir()).get(release.release, Extras())
     return Selection(
-        release=release,
+        release=extras.applied(release),
         addons=load_addons(directory, release, addons),
         os_names=_known(os_names, tuple(release.hosts), "--os", release),
         arches=_known(arches, release.arches, "--arch", release),
         locks=read_locks(lock_dir or data.lock_dir()),
+        extras=extras,
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bundler.errors import LockError
+from bundler.extras import Extras
 from bundler.locked import HostLock, LockedFile, LockedImage, LockedPackage, Locks
 from bundler.manifest import ROLES, Addon, Release
 
@@ -19,6 +20,7 @@ class Selection:
     os_names: tuple[str, ...]
     arches: tuple[str, ...]
     locks: Locks
+    extras: Extras = field(default_factory=Extras)
 
     @property
     def platforms(self) -> tuple[str, ...]:
@@ -51,7 +53,8 @@ class Selection:
         return [(self.locks.images[ref], tuple(r for r in ROLES if r in roles[ref])) for ref in sorted(roles)]
 
     def files(self) -> Mapping[str, LockedFile]:
-        """Return what is fetched by URL, by its path in the bundle: binaries, add-on manifests, package keys."""
+        """Return what is fetched by URL, by its path in the bundle: binaries, add-on manifests, package keys,
+        and the user's own, whose URL may be ``file:`` and a path."""
         files: dict[str, LockedFile] = {}
         for arch in self.arches:
             for binary in self.release.binaries:
@@ -63,6 +66,8 @@ class Selection:
         for os_name in self.os_names:
             for path, key in self.keys(os_name).items():
                 _put(files, path, key)
+        for item in self.extras.items:
+            _put(files, item.path, item.locked)
         return files
 
     def keys(self, os_name: str) -> Mapping[str, LockedFile]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 from bundler.errors import IntegrityError
 from bundler.fetch.images import parse
@@ -14,9 +15,12 @@ from bundler.locked import LockedImage
 def resolve_image(ref: str, registry: Registry) -> LockedImage:
     """Return the digest of the index, or of the manifest where there is no index, and the platforms that it offers.
 
-    FetchError where the registry does not give it, IntegrityError where it is no image.
+    A tag ``sha256-<hex>`` stands for that digest. FetchError where the registry does not give it, IntegrityError where
+    it is no image.
     """
     reference = Reference.parse(ref)
+    if by_digest := re.fullmatch("sha256-([0-9a-f]{64})", reference.tag):
+        reference = reference.at(f"sha256:{by_digest[1]}")
     manifest = registry.manifest(reference)
     document = parse(manifest.body, ref)
     if document.is_index:
@@ -26,7 +30,8 @@ def resolve_image(ref: str, registry: Registry) -> LockedImage:
         platforms = {_platform(reference, manifest, registry)}
     if not platforms:
         raise IntegrityError(f"{ref}: names no platform that it is made for", "Ask for another tag of this image.")
-    return LockedImage(ref, manifest.digest, tuple(sorted(platforms)), f"{reference.registry}, asked by tag")
+    how = "digest" if reference.digest else "tag"
+    return LockedImage(ref, manifest.digest, tuple(sorted(platforms)), f"{reference.registry}, asked by {how}")
 
 
 def _platform(reference: Reference, manifest: Manifest, registry: Registry) -> str:
