@@ -31,8 +31,7 @@ class Bundle:
             raise IntegrityError("the bundle has no {}".format(path))
         data = self.source.read(member)
         if hashlib.sha256(data).hexdigest() != self.digests.get(path):
-            raise IntegrityError("{} differs from its digest".format(path),
-                                 "the bundle was damaged: copy it again, then `python3 -m installer verify` it")
+            raise IntegrityError("{} differs from its digest".format(path))
         return data
 
     def close(self) -> None:
@@ -51,7 +50,7 @@ def open_bundle(path: str) -> Bundle:
         bundle = _describe(source)
         found = structure(bundle)
         if found:
-            raise IntegrityError("{}: {}".format(path, "; ".join(found[:10])), "copy or build the bundle again")
+            raise IntegrityError("{}: {}".format(path, "; ".join(found[:10])))
     except BaseException:
         source.close()
         raise

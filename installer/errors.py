@@ -13,11 +13,12 @@ class InstallerError(Exception):
     """What happened and where (``message``), what to do next (``hint``)."""
 
     exit_code = 1
+    usual_hint = ""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
 
 class UsageError(InstallerError):
@@ -30,6 +31,7 @@ class IntegrityError(InstallerError):
     """A bundle is malformed, incomplete, or has bytes that differ from their digest."""
 
     exit_code = 6
+    usual_hint = "the bundle was damaged or repacked: copy it again, or build it again with `bundler build`"
 
 
 class HostError(InstallerError):

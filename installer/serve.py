@@ -12,6 +12,7 @@ from .errors import UsageError
 from .nodescript import NodeScript
 from .progress import Progress, human
 from .server.accesslog import AccessLog
+from .server.app import App
 from .server.loop import Loop, url_of
 from .server.supervisor import Supervisor
 from .verify import Result, check_signature, verify
@@ -35,24 +36,20 @@ def serve(bundle: Bundle, options: Options) -> None:
     """Serve until told to stop. Raises HostError, IntegrityError, UsageError before the first client is served."""
     if options.advertise and not _URL.fullmatch(options.advertise):
         raise UsageError("--advertise {}: not an URL".format(options.advertise), "give http://ADDRESS:PORT")
+    advertise = options.advertise.rstrip("/")
     log = AccessLog(options.access_log) if options.access_log is not None else None
     with address.bind(options.bind, options.port) as sock:
         _check(bundle, options)
+        script = NodeScript(bundle)
+        app = App(bundle, script, report)
         address.listen(sock)
-        _run(bundle, options, sock, log)
+        lines = instructions(bundle, script, [advertise] if advertise else _urls(sock))
 
+        def make_loop(lifeline: int) -> Loop:
+            return Loop(app, [sock], lifeline, report, log, advertise)
 
-def _run(bundle: Bundle, options: Options, sock: socket.socket, log: Optional[AccessLog]) -> None:
-    script = NodeScript(bundle)
-    advertise = options.advertise.rstrip("/")
-
-    def make_loop(lifeline: int) -> Loop:
-        return Loop(bundle, [sock], lifeline, report, log, advertise)
-
-    def started() -> None:
-        print(instructions(bundle, script, [advertise] if advertise else _urls(sock)), flush=True)
-
-    Supervisor(options.workers or os.cpu_count() or 1, [sock], make_loop, report, _Watch(bundle)).run(started)
+        supervisor = Supervisor(options.workers or os.cpu_count() or 1, [sock], make_loop, report, _Watch(bundle))
+        supervisor.run(lambda: print(lines, flush=True))
 
 
 def report(message: str) -> None:

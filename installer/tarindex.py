@@ -20,7 +20,6 @@ _CHECKSUM = re.compile(rb"[0-7]{6}\0 ")
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 _MAX_PATH = 1024
 _MAX_TRAILER = 1 << 20
-_REBUILD = "the bundle was damaged or repacked: copy it again, or build it again with `bundler build`"
 
 
 class Member(NamedTuple):
@@ -37,7 +36,7 @@ def check_path(path: str) -> None:
     parts = path.split("/")
     if (not path or len(path) > _MAX_PATH or "\\" in path or _CONTROL.search(path)
             or any(part in ("", ".", "..") for part in parts)):
-        raise IntegrityError("unsafe member name: {!r}".format(path), _REBUILD)
+        raise IntegrityError("unsafe member name: {!r}".format(path))
 
 
 def check_paths(paths: Set[str]) -> None:
@@ -47,7 +46,7 @@ def check_paths(paths: Set[str]) -> None:
         while "/" in parent:
             parent = parent.rpartition("/")[0]
             if parent in paths:
-                raise IntegrityError("{} is both a file and the directory of {}".format(parent, path), _REBUILD)
+                raise IntegrityError("{} is both a file and the directory of {}".format(parent, path))
 
 
 def scan(fd: int, name: str) -> Dict[str, Member]:
@@ -71,14 +70,14 @@ def scan(fd: int, name: str) -> Dict[str, Member]:
             offset, pending, last = start + length + -length % BLOCK, {}, path
             check_path(path)
             if path in members:
-                raise IntegrityError("{}: {} occurs twice".format(name, path), _REBUILD)
+                raise IntegrityError("{}: {} occurs twice".format(name, path))
             members[path] = Member(path, start, length)
         if offset + BLOCK > size:
             raise _truncated(name, size, last)
         padding = -length % BLOCK
         after = _read(fd, offset - padding, padding + BLOCK, name, last)
         if after[:padding].strip(b"\0"):
-            raise IntegrityError("{}: bytes that are not zero after the end of {}".format(name, path), _REBUILD)
+            raise IntegrityError("{}: bytes that are not zero after the end of {}".format(name, path))
         block = after[padding:]
     _check_end(fd, offset, size, name, last)
     check_paths(set(members))
@@ -94,34 +93,34 @@ def _read(fd: int, offset: int, length: int, name: str, last: str) -> bytes:
 
 def _truncated(name: str, size: int, last: str) -> IntegrityError:
     where = "in or after {}".format(last) if last else "before the first member"
-    return IntegrityError("{} is cut short: it ends at byte {}, {}".format(name, size, where), _REBUILD)
+    return IntegrityError("{} is cut short: it ends at byte {}, {}".format(name, size, where))
 
 
 def _header(block: bytes, offset: int, name: str) -> Tuple[bytes, str, int]:
     """Type flag, path and size of a header block."""
     where = "{}, header at byte {}".format(name, offset)
     if block[257:265] != b"ustar\x0000":
-        raise IntegrityError("{}: not a POSIX tar header".format(where), _REBUILD)
+        raise IntegrityError("{}: not a POSIX tar header".format(where))
     if not _CHECKSUM.fullmatch(block[148:156]) or not _SIZE.fullmatch(block[124:136]):
-        raise IntegrityError("{}: malformed".format(where), _REBUILD)
+        raise IntegrityError("{}: malformed".format(where))
     if sum(block) - sum(block[148:156]) + 8 * 0x20 != int(block[148:154], 8):
-        raise IntegrityError("{}: wrong checksum".format(where), _REBUILD)
+        raise IntegrityError("{}: wrong checksum".format(where))
     path, prefix = block[:100].rstrip(b"\0"), block[345:500].rstrip(b"\0")
     try:
         text = (prefix + b"/" + path if prefix else path).decode("utf-8")
     except UnicodeDecodeError:
-        raise IntegrityError("{}: the member's name is not UTF-8".format(where), _REBUILD) from None
+        raise IntegrityError("{}: the member's name is not UTF-8".format(where)) from None
     kind = block[156:157]
     if kind not in (b"0", b"x"):
         what = _KINDS.get(kind, "of unknown type {!r}".format(kind))
-        raise IntegrityError("{}: {} is {}, not a regular file".format(name, text, what), _REBUILD)
+        raise IntegrityError("{}: {} is {}, not a regular file".format(name, text, what))
     return kind, text, int(block[124:135], 8)
 
 
 def _pax(body: bytes, path: str, name: str) -> Dict[str, str]:
     """Records of an extended header; only a size or a path that ustar cannot hold may be in it."""
     records: Dict[str, str] = {}
-    error = IntegrityError("{}: malformed extended header {}".format(name, path), _REBUILD)
+    error = IntegrityError("{}: malformed extended header {}".format(name, path))
     while body:
         match = re.match(rb"([1-9][0-9]{0,4}) (path|size)=", body)
         if not match or len(body) < int(match.group(1)):
@@ -143,4 +142,4 @@ def _check_end(fd: int, offset: int, size: int, name: str, last: str) -> None:
     if size < offset + 2 * BLOCK:
         raise _truncated(name, size, last)
     if size - offset > _MAX_TRAILER or os.pread(fd, size - offset, offset).strip(b"\0"):
-        raise IntegrityError("{}: bytes after the end of the archive, at byte {}".format(name, offset), _REBUILD)
+        raise IntegrityError("{}: bytes after the end of the archive, at byte {}".format(name, offset))

@@ -43,8 +43,7 @@ def verify(bundle: Bundle, key: str = "", advance: Optional[Callable[[int], None
         if digests[member.path] != bundle.digests[member.path]:
             problems.append("{}: {}".format(member.path, _difference(bundle, member, digests[member.path])))
     if problems:
-        raise IntegrityError("{}: {}".format(bundle.source.path, "; ".join(_shorten(problems))),
-                             "the bundle was damaged or tampered with: copy or build it again")
+        raise IntegrityError("{}: {}".format(bundle.source.path, "; ".join(_shorten(problems))))
     return Result(len(members), sum(member.size for member in members), SIGNATURE in bundle.members, bool(key))
 
 

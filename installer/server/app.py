@@ -23,22 +23,25 @@ _ALLOW = [("Allow", "GET, HEAD")]
 
 
 class App:
-    """Turns a Request into a Reply. `origin` gives the URL under which the client reached the server."""
+    """Turns a Request into a Reply. Made before the workers are forked, so that they share what it holds.
 
-    def __init__(self, bundle: Bundle, report: Callable[[str], None]) -> None:
+    Raises IntegrityError if an image's manifest is missing or damaged.
+    """
+
+    def __init__(self, bundle: Bundle, script: NodeScript, report: Callable[[str], None]) -> None:
+        self.source = bundle.source
         self._report = report
         self._content = Content(bundle)
-        self._script = NodeScript(bundle)
+        self._script = script
         self._registry = Registry(bundle, self._content)
         self._entities: Dict[str, Entity] = {
             "/" + path: Entity(member, bundle.digests[path], media_type(path), [])
             for path, member in bundle.members.items()
         }
-        self._source = bundle.source
         self._quiet_until = 0.0
 
     def answer(self, request: Request, origin: Callable[[], str]) -> Reply:
-        """The reply to a request, fit to it; never raises for what a client can send."""
+        """The reply to a request; `origin` gives the URL under which its client reached the server."""
         try:
             reply = self._route(request, origin)
         except (Changed, OSError) as error:
@@ -52,7 +55,7 @@ class App:
         now = time.monotonic()
         if now >= self._quiet_until:
             self._quiet_until = now + _QUIET_SECONDS
-            self._report("{} changed while it was served: {}; restart the server".format(self._source.path, error))
+            self._report("{} changed while it was served: {}; restart the server".format(self.source.path, error))
 
     def _route(self, request: Request, origin: Callable[[], str]) -> Reply:
         path = request.path

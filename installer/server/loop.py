@@ -7,7 +7,6 @@ import socket
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from ..bundle import Bundle
 from .accesslog import AccessLog
 from .app import App
 from .connection import Connection
@@ -22,12 +21,12 @@ STOP = b"s"
 
 
 class Loop:
-    """Serves a bundle until `lifeline` says STOP (finish what is under way) or ends (the parent died)."""
+    """Serves an App until `lifeline` says STOP (finish what is under way) or ends (the parent died)."""
 
-    def __init__(self, bundle: Bundle, listeners: List[socket.socket], lifeline: int, report: Callable[[str], None],
+    def __init__(self, app: App, listeners: List[socket.socket], lifeline: int, report: Callable[[str], None],
                  log: Optional[AccessLog] = None, advertise: str = "") -> None:
-        self.app = App(bundle, report)
-        self.source = bundle.source
+        self.app = app
+        self.source = app.source
         self.report = report
         self.log = log
         self.clock = time.monotonic
@@ -138,6 +137,8 @@ class Loop:
 
     def _command(self, _event: int) -> None:
         if os.read(self._lifeline, 1) != STOP:
+            if self.log is not None:
+                self.log.flush()
             os._exit(0)
         self.running = False
         self._deafen()

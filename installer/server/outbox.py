@@ -10,7 +10,7 @@ from ..source import Source
 from .content import Changed
 from .reply import Part, Slice
 
-CHUNK = 1 << 20  # of a member at one go, so that no client waits long for its turn
+CHUNK = 512 << 10  # of a member at one go, so that no client waits long for its turn
 _COPY = 256 << 10  # the same where the kernel cannot send from a file
 _QUIET = getattr(socket, "MSG_NOSIGNAL", 0)
 _MORE = getattr(socket, "MSG_MORE", 0) | _QUIET

@@ -22,7 +22,7 @@ from tests.bundles import add_image, complete, make_bundle
 from tests.integration.upstream import rpms
 from tests.serving import Server, serving
 
-LARGE = os.urandom(8_000_000)
+LARGE = os.urandom(40_000_000)
 REFS = {"k8s.gcr.io/pause:3.2": False, "docker.io/library/busybox:1.33": True, "quay.io/coreos/flannel:v0.13.0": False}
 
 
@@ -105,10 +105,10 @@ def test_curl_resumes_after_the_server_was_killed(members: dict[str, bytes], ser
     with serving(bundle, tmp_path) as first:
         port = first.address[1]
         slow = subprocess.Popen(
-            ["curl", "-sS", "--limit-rate", "2M", "-o", target, f"{first.url}/bin/amd64/kubectl"],
+            ["curl", "-sS", "--limit-rate", "20M", "-o", target, f"{first.url}/bin/amd64/kubectl"],
             stderr=subprocess.DEVNULL,
         )
-        while not target.exists() or target.stat().st_size < 500_000:
+        while not target.exists() or target.stat().st_size < 2_000_000:
             time.sleep(0.02)
         first.process.kill()
         assert slow.wait(10) != 0
@@ -134,7 +134,7 @@ def test_the_printed_lines_work(server: Server, tmp_path: Path) -> None:
 
 def test_wget_resumes(server: Server, tmp_path: Path) -> None:
     target = tmp_path / "kubectl"
-    target.write_bytes(LARGE[:7_000_000])
+    target.write_bytes(LARGE[:37_000_000])
     run("wget", "-q", "-c", f"{server.url}/bin/amd64/kubectl", cwd=tmp_path)
     assert target.read_bytes() == LARGE
     target.unlink()

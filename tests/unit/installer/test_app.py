@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from installer.bundle import open_bundle
+from installer.nodescript import NodeScript
 from installer.server.app import App
 from installer.server.reply import Reply, Slice
 from installer.server.request import parse
@@ -41,7 +42,12 @@ def images(members: dict[str, bytes]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def app(tmp_path: Path, members: dict[str, bytes], images: list[dict[str, Any]]) -> App:
-    return App(open_bundle(str(make_bundle(tmp_path / "b.tar", members, images))), [].append)
+    return app_of(make_bundle(tmp_path / "b.tar", members, images), [])
+
+
+def app_of(path: Path, said: list[str]) -> App:
+    bundle = open_bundle(str(path))
+    return App(bundle, NodeScript(bundle), said.append)
 
 
 def ask(app: App, target: str, method: str = "GET", **fields: str) -> Reply:
@@ -248,7 +254,7 @@ def test_tags_come_in_pages(app: App) -> None:
 def test_a_changed_bundle_fails_cleanly(tmp_path: Path) -> None:
     said: list[str] = []
     tree = unpack(make_bundle(tmp_path / "b.tar", {"a": b"one", "b": b"two"}), tmp_path / "tree")
-    app = App(open_bundle(str(tree)), said.append)
+    app = app_of(tree, said)
     (tree / "a").write_bytes(b"ONE")
     (tree / "b").unlink()
     for path in ("/a", "/b"):

@@ -81,7 +81,17 @@ def test_failures_are_one_line_and_a_hint(bundle: Path, tmp_path: Path, capsys: 
     whole = complete({"a": b"x"})
     whole["a"] = b"y"
     damaged = write_tar(tmp_path / "bad.tar", whole)
+    image = {
+        "ref": "a.io/x:1",
+        "digest": "sha256:" + "1" * 64,
+        "mediaType": "",
+        "size": 1,
+        "platforms": [],
+        "roles": [],
+    }
+    lacking = make_bundle(tmp_path / "lacking.tar", {}, [image])
     cases = [
+        (["serve", str(lacking), "--bind", "127.0.0.1", "--port", "0"], 6, "no images/blobs/sha256/1111"),
         (["verify", str(tmp_path / "none")], 2, "no such file"),
         (["verify", str(damaged)], 6, "a: has sha256"),
         (["serve", str(damaged), "--port", "0"], 6, "a: has sha256"),

@@ -1,0 +1,1 @@
+"""The measured figures: each beside what one would use instead, in one run."""

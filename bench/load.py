@@ -1,0 +1,69 @@
+"""Load: many connections from one process. wrk for small replies, an epoll of our own for large ones."""
+
+from __future__ import annotations
+
+import re
+import select
+import socket
+import subprocess
+import time
+
+BUFFER = 1 << 20
+
+
+def requests_per_second(url: str, connections: int, seconds: float, *fields: str) -> float:
+    """Replies a second over kept connections (new ones where the server closes them), by wrk."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}", url]
+    command += [word for field in fields for word in ("-H", field)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rate, bad = re.search(r"Requests/sec:\s+([0-9.]+)", text), re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    assert rate and not bad, text
+    return float(rate.group(1))
+
+
+def bytes_per_second(port: int, path: str, connections: int, transfers: int) -> float:
+    """Body bytes a second of `transfers` downloads over `connections` kept connections.
+
+    The bytes are dropped in the kernel (MSG_TRUNC): it is the server that shall be measured, not this loop.
+    """
+    request = f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+    buffer, epoll, total = bytearray(BUFFER), select.epoll(), 0
+    begun = time.perf_counter()
+    left: dict[int, int] = {}
+    socks: dict[int, socket.socket] = {}
+    for _ in range(connections):
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.sendall(request)
+        socks[sock.fileno()], left[sock.fileno()] = sock, -1
+        epoll.register(sock.fileno(), select.EPOLLIN)
+    waiting = transfers - connections
+    while socks:
+        for fd, _ in epoll.poll():
+            sock = socks[fd]
+            if left[fd] < 0:
+                length, early = _head(sock)
+                left[fd], total = length - early, total + length
+            else:
+                count = sock.recv_into(buffer, min(BUFFER, left[fd]), socket.MSG_TRUNC)
+                assert count, "the server hung up in the middle of a body"
+                left[fd] -= count
+            if left[fd] == 0 and waiting > 0:
+                waiting, left[fd] = waiting - 1, -1
+                sock.sendall(request)
+            elif left[fd] == 0:
+                epoll.unregister(fd)
+                socks.pop(fd).close()
+    epoll.close()
+    return total / (time.perf_counter() - begun)
+
+
+def _head(sock: socket.socket) -> tuple[int, int]:
+    """Content-Length of a reply, and how much of its body came with the head."""
+    data = sock.recv(2048)
+    while b"\r\n\r\n" not in data:
+        data += sock.recv(2048)
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 "), head
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    assert length, head
+    return int(length.group(1)), len(body)
