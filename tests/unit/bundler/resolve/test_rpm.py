@@ -199,6 +199,91 @@ class TestFilelists:
         assert len([url for url in reader.asked if "filelists" in url]) == 1
 
 
+class TestKeep:
+    packages = (Pkg("app-1-1.noarch", requires=("lib",)), Pkg("app-2-1.noarch", requires=("lib",)))
+    packages += (Pkg("lib-1-1.noarch"), Pkg("lib-2-1.noarch"))
+
+    def kept(self, *nevras: str) -> set[str]:
+        return {hashlib.sha256(nevra.encode()).hexdigest() for nevra in nevras}
+
+    def test_what_is_locked_stays(self, tmp_path: Path) -> None:
+        reader = make(tmp_path, *self.packages)
+        keep = self.kept("app-1-1.noarch", "lib-1-1.noarch")
+        assert names(resolve_arch(host("app"), "amd64", reader)) == {"app-2-1", "lib-2-1"}
+        assert names(resolve_arch(host("app"), "amd64", reader, keep)) == {"app-1-1", "lib-1-1"}
+        assert names(resolve_arch(host("app"), "amd64", reader, self.kept("lib-1-1.noarch"))) == {"app-2-1", "lib-1-1"}
+
+    def test_unless_something_newer_is_asked_for(self, tmp_path: Path) -> None:
+        newer = Pkg("app-3-1.noarch", requires=("lib >= 2",))
+        reader = make(tmp_path, *self.packages, newer)
+        keep = self.kept("app-1-1.noarch", "lib-1-1.noarch")
+        assert names(resolve_arch(host("app-3"), "amd64", reader, keep)) == {"app-3-1", "lib-2-1"}
+
+
+class TestPolicies:
+    """SELinux policies come in chains: a newer container policy wants a newer base policy, and tools to load it."""
+
+    packages = (
+        Pkg("engine-1-1.noarch", requires=("container-selinux >= 2:2.74",)),
+        Pkg("container-selinux-2:2.119-1.noarch", requires=("selinux-policy-targeted >= 3.13.1-216", "policytools")),
+        Pkg("selinux-policy-targeted-3.13.1-268.noarch", requires=("selinux-policy = 3.13.1-268",)),
+        Pkg("selinux-policy-3.13.1-268.noarch"),
+        Pkg("policytools-2.5-34.noarch", requires=("policycoreutils = 2.5-34",)),
+        Pkg("policycoreutils-2.5-34.noarch"),
+    )
+
+    def test_an_older_host_gets_the_whole_chain(self, tmp_path: Path) -> None:
+        installed = ("selinux-policy-targeted = 3.13.1-166", "policycoreutils = 2.5-17")
+        lock = resolve_arch(host("engine", installed=installed), "amd64", make(tmp_path, *self.packages))
+        assert {package.name for package in lock.packages} == {
+            "engine", "container-selinux", "selinux-policy-targeted", "selinux-policy", "policytools", "policycoreutils",
+        }  # fmt: skip
+
+    def test_a_host_of_the_same_age_gets_what_it_lacks(self, tmp_path: Path) -> None:
+        installed = ("selinux-policy-targeted = 3.13.1-268", "policycoreutils = 2.5-34")
+        lock = resolve_arch(host("engine", installed=installed), "amd64", make(tmp_path, *self.packages))
+        assert {package.name for package in lock.packages} == {"engine", "container-selinux", "policytools"}
+
+    def test_a_policy_declared_without_a_version_is_told(self, tmp_path: Path) -> None:
+        told: list[str] = []
+        installed = ("selinux-policy-targeted", "policycoreutils = 2.5-34")
+        reader = make(tmp_path, *self.packages)
+        resolve_arch(host("engine", installed=installed), "amd64", reader, warn=told.append)
+        (line,) = told
+        assert line.startswith("el7 x86_64: container-selinux-2:2.119-1.noarch wants selinux-policy-targeted >= 3.13.1")
+        assert "`selinux-policy-targeted = EVR`" in line
+
+    def test_a_conditional_policy_follows_the_host(self, tmp_path: Path) -> None:
+        packages = (Pkg("app-1-1.noarch", requires=("(app-selinux if selinux-policy)",)), Pkg("app-selinux-1-1.noarch"))
+        reader = make(tmp_path, *packages)
+        assert names(resolve_arch(host("app"), "amd64", reader)) == {"app-1-1"}
+        found = names(resolve_arch(host("app", installed=("selinux-policy",)), "amd64", reader))
+        assert found == {"app-1-1", "app-selinux-1-1"}
+
+
+class TestKernelModules:
+    @pytest.mark.parametrize(
+        "pkg",
+        [
+            Pkg("kmod-x-1-1.x86_64", requires=("kernel-uname-r = 3.10.0-1127.el7",)),
+            Pkg("kmod-x-1-1.x86_64", requires=("kernel(printk) = 0x27e1a049",)),
+            Pkg("kmod-x-1-1.x86_64", provides=("kmod(x.ko)",)),
+        ],
+    )
+    def test_they_are_told(self, tmp_path: Path, pkg: Pkg) -> None:
+        told: list[str] = []
+        reader = make(tmp_path, pkg, Pkg("app-1-1.noarch", requires=("kmod-x",)))
+        installed = ("kernel-uname-r", "kernel(printk)")
+        resolve_arch(host("app", installed=installed), "amd64", reader, warn=told.append)
+        assert len(told) == 1
+        assert told[0].startswith("el7 x86_64: kmod-x-1-1.x86_64 is for one kernel")
+
+    def test_others_are_not(self, tmp_path: Path) -> None:
+        told: list[str] = []
+        resolve_arch(host("app"), "amd64", make(tmp_path, Pkg("app-1-1.noarch")), warn=told.append)
+        assert told == []
+
+
 class TestErrors:
     def test_unknown_package_names_repository_and_versions(self, tmp_path: Path) -> None:
         reader = make(tmp_path, Pkg("kubelet-1.20.1-0.x86_64"), Pkg("kubelet-1.20.4-0.x86_64"))

@@ -69,7 +69,7 @@ def _package(package: Pkg) -> cr.Package:
 
 
 def _dependency(text: str) -> tuple:
-    if " " not in text:
+    if " " not in text or text.startswith("("):
         return (text, None, None, None, None, False)
     name, operator, evr = text.split(" ")
     epoch, _, version_release = evr.rpartition(":")
