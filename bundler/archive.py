@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundler.errors import IntegrityError
+from bundler.known import Known, identity, settled
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -127,57 +128,78 @@ def _pax_record(key: str, value: int) -> bytes:
     return f"{length}{body}".encode()
 
 
-def write(fd: int, members: Sequence[Member], mtime: int, jobs: int, advance: Callable[[int], None]) -> None:
+def write(
+    fd: int,
+    members: Sequence[Member],
+    mtime: int,
+    jobs: int,
+    advance: Callable[[int], None],
+    known: Known | None = None,
+) -> None:
     """Write a tar to an empty file opened for reading and writing.
 
     One thread copies inside the kernel; ``jobs`` others hash what has landed, so what is checked is the tar itself.
-    ``advance`` is called with each number of bytes done. DamagedSource if a file is not what its member says.
+    Files that ``known`` holds are not hashed again, and those that were hashed are noted there. ``advance`` is called
+    with each number of bytes done. DamagedSource if a file is not what its member says.
     """
-    hashing: list[tuple[Member, Future[str]]] = []
+    hashing: list[_Landed] = []
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         try:
             position = 0
             for member in members:
-                entry = _write_member(fd, member, mtime, position)
-                hashing.append((member, pool.submit(_hash, fd, entry, advance)))
+                entry, status = _write_member(fd, member, mtime, position)
+                if known and status and known.holds(member.sha256, status):
+                    advance(member.size)
+                else:
+                    hashing.append(_Landed(member, status, pool.submit(_hash, fd, entry, advance)))
                 position = entry.offset + entry.size + padding(entry.size)
-                _stop_early(hashing)
+                while hashing and hashing[0].digest.done():
+                    hashing.pop(0).check(known)
             _pwrite(fd, END, position)
-            for member, digest in hashing:
-                _check(member, digest)
+            for landed in hashing:
+                landed.check(known)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _stop_early(hashing: list[tuple[Member, Future[str]]]) -> None:
-    while hashing and hashing[0][1].done():
-        _check(*hashing.pop(0))
+@dataclass(frozen=True)
+class _Landed:
+    """A member that is being hashed in the tar; ``status`` is that of its source, if nobody wrote it meanwhile."""
+
+    member: Member
+    status: os.stat_result | None
+    digest: Future[str]
+
+    def check(self, known: Known | None) -> None:
+        if self.digest.result() != self.member.sha256:
+            raise DamagedSource.of(self.member)
+        if known and self.status and settled(self.status):
+            known.note(self.member.sha256, self.status)
 
 
-def _check(member: Member, digest: Future[str]) -> None:
-    if digest.result() != member.sha256:
-        raise DamagedSource.of(member)
-
-
-def _write_member(fd: int, member: Member, mtime: int, position: int) -> Entry:
+def _write_member(fd: int, member: Member, mtime: int, position: int) -> tuple[Entry, os.stat_result | None]:
     head = header(member.path, member.size, mtime)
     _pwrite(fd, head, position)
     entry = Entry(member.path, position + len(head), member.size)
+    status = None
     if isinstance(member.source, bytes):
         _pwrite(fd, member.source, entry.offset)
     else:
-        _copy_file(member, fd, entry.offset)
+        status = _copy_file(member, fd, entry.offset)
     _pwrite(fd, bytes(padding(member.size)), entry.offset + entry.size)
-    return entry
+    return entry, status
 
 
-def _copy_file(member: Member, fd: int, offset: int) -> None:
+def _copy_file(member: Member, fd: int, offset: int) -> os.stat_result | None:
+    """Copy a member's file; returns its status, or None if it changed under way."""
     source = os.open(str(member.source), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if os.fstat(source).st_size != member.size:
+        before = os.fstat(source)
+        if before.st_size != member.size:
             raise DamagedSource.of(member)
         _copy_bytes(source, fd, offset, member.size)
+        return before if identity(os.fstat(source)) == identity(before) else None
     finally:
         os.close(source)
 

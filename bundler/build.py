@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from bundler import bundle, output, repodata
+from bundler import bundle, charts, closure, extras, output, repodata
 from bundler.archive import DamagedSource, Member, total_size
 from bundler.bundle import CarriedImage
 from bundler.errors import LockError, ManifestError
 from bundler.fetch.http import Blob
-from bundler.fetch.images import image_content, parse
+from bundler.fetch.images import image_content
 from bundler.fetch.pool import BlobJob, Job, blob_jobs, fetch_all, image_jobs
 from bundler.fetch.registry import Registry
 from bundler.lock import missing
@@ -102,6 +101,10 @@ def _build(order: Order, workshop: Workshop) -> Built:
     images = _images(selection, workshop.store)
     metadata = {name: _repodata(selection, name, order.created, workshop.store) for name in selection.os_names}
     body = bundle.members(selection, workshop.store, images, metadata, order.installer, order.created)
+    body += _chart_index(selection, workshop.store, order.created)
+    body.sort(key=lambda member: member.path)
+    body.append(closure.member(selection, bundle.contract(selection, images, body, order.created), body))
+    body.sort(key=lambda member: member.path)
     contract = bundle.contract(selection, images, body, order.created)
     head = bundle.head(contract, body, order.key)
     changed = _write(order, workshop, [*head, *body])
@@ -118,13 +121,12 @@ def _write(order: Order, workshop: Workshop, members: Sequence[Member]) -> bool:
         if output.is_current(order.output, members, order.created, hashers, progress.advance):
             return False
     progress.stage("write", content)
-    output.write(order.output, members, order.created, hashers, progress.advance)
+    output.write(order.output, members, order.created, hashers, progress.advance, workshop.store.known)
     return True
 
 
 def _fetch(selection: Selection, workshop: Workshop) -> None:
-    for image, _ in selection.images():
-        _drop_damaged(image.digest, image.ref, workshop.store)
+    extras.place(selection.extras, workshop.store)
     workshop.progress.stage("download")
     fetch_all(_jobs(selection, workshop), workshop.jobs, workshop.progress)
 
@@ -141,20 +143,8 @@ def _blobs(selection: Selection) -> list[Blob]:
     locked: dict[str, LockedFile | LockedPackage] = {file.url: file for file in selection.files().values()}
     for name in selection.os_names:
         locked.update((package.url, package) for package in selection.packages(name))
-    return [Blob(url.rsplit("/", 1)[-1], url, item.sha256, item.size) for url, item in locked.items()]
-
-
-def _drop_damaged(digest: str, ref: str, store: Store) -> None:
-    """Remove damaged manifests of an image from the cache: they tell what else there is to fetch."""
-    waiting = [digest.partition(":")[2]]
-    while waiting:
-        sha256 = waiting.pop()
-        if store.has(sha256):
-            data = store.read(sha256)
-            if hashlib.sha256(data).hexdigest() == sha256:
-                waiting += [part.sha256 for part in parse(data, ref).children]
-            else:
-                store.path(sha256).unlink(missing_ok=True)
+    return [Blob(url.rsplit("/", 1)[-1], url, item.sha256, item.size) for url, item in locked.items()
+            if not url.startswith(extras.LOCAL)]
 
 
 def _images(selection: Selection, store: Store) -> list[CarriedImage]:
@@ -162,6 +152,11 @@ def _images(selection: Selection, store: Store) -> list[CarriedImage]:
         CarriedImage(image_content(store, image.ref, image.digest, selection.arches), roles)
         for image, roles in selection.images()
     ]
+
+
+def _chart_index(selection: Selection, store: Store, created: int) -> list[Member]:
+    packed = {item.name: store.read(item.sha256) for item in selection.extras.items if item.kind == "chart"}
+    return [Member.of("charts/index.yaml", charts.index(packed, created))] if packed else []
 
 
 def _repodata(selection: Selection, name: str, created: int, store: Store) -> dict[str, bytes]:

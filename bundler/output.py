@@ -13,6 +13,7 @@ from pathlib import Path
 from bundler import archive
 from bundler.archive import Member
 from bundler.errors import HostError, IntegrityError
+from bundler.known import Known
 
 _HINT = "Choose another place with -o."
 _MEANING = {
@@ -40,14 +41,21 @@ def is_current(path: Path, members: Sequence[Member], mtime: int, jobs: int, adv
             os.close(fd)
 
 
-def write(path: Path, members: Sequence[Member], mtime: int, jobs: int, advance: Callable[[int], None]) -> None:
-    """Write the tar of these members to ``path``: whole and checked, or not at all.
+def write(
+    path: Path,
+    members: Sequence[Member],
+    mtime: int,
+    jobs: int,
+    advance: Callable[[int], None],
+    known: Known | None = None,
+) -> None:
+    """Write the tar of these members to ``path``: whole and checked, or not at all. ``known``: see ``archive.write``.
 
     HostError for what the disk refuses, or if another build is writing there; the errors of ``archive.write``.
     """
     with _host_errors(path), _temporary(path) as (temporary, fd):
         _require_space(path, archive.total_size(members))
-        archive.write(fd, members, mtime, jobs, advance)
+        archive.write(fd, members, mtime, jobs, advance, known)
         temporary.replace(path)
 
 

@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from bundler.archive import DamagedSource
 from bundler.errors import HostError
+from bundler.known import Known
 
 CHUNK = 256 * 1024
 EMPTY = hashlib.sha256().hexdigest()
@@ -40,6 +42,7 @@ class Store:
     def __init__(self, root: Path, sources: Sequence[Source] = ()) -> None:
         """Create the folders. HostError if ``root`` cannot be written. ``sources`` may lend what is not here yet."""
         self.root = root
+        self.known = Known(root / "known")
         self._sources = sources
         self._partials = root / "partial"
         with host_errors(root):
@@ -65,9 +68,13 @@ class Store:
         return found == size if size is not None else found > 0 or sha256 == EMPTY
 
     def read(self, sha256: str) -> bytes:
-        """Whole content of a small file. HostError if it is not here."""
-        with host_errors(self.path(sha256)):
-            return self.path(sha256).read_bytes()
+        """Whole content of a small file. HostError if it is not here, DamagedSource if it is not what it was."""
+        path = self.path(sha256)
+        with host_errors(path):
+            data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise DamagedSource("cache", path, sha256)
+        return data
 
     def add_bytes(self, data: bytes) -> str:
         """Keep ``data``; returns its sha256."""
@@ -213,6 +220,8 @@ class Partial:
                 os.fdatasync(self._file.fileno())
             self.path.replace(final)
             self._gone = True
+            # It was locked up to now, and everything that was written to it was hashed.
+            self._store.known.note(self.sha256, os.fstat(self._file.fileno()))
         return True
 
     def discard(self) -> None:

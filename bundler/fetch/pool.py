@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from bundler.archive import DamagedSource
 from bundler.fetch.http import Blob, Client
 from bundler.fetch.images import choose, parse
 from bundler.fetch.registry import Reference, Registry
@@ -154,17 +155,24 @@ class ManifestJob:
 
     def run(self, on_bytes: Callable[[int], None]) -> Iterable[Job]:  # noqa: ARG002
         """Fetch it unless it is in the store; gives a job for each part."""
-        sha256 = self.reference.digest.partition(":")[2]
-        if self.store.find(sha256):
-            body = self.store.read(sha256)
-        else:
-            body = self.registry.manifest(self.reference).body
-            self.store.add_bytes(body)
-        return self._parts(body)
+        return self._parts(self._stored() or self._fetched())
 
     def cancel(self) -> None:
         """End all transfers of its client."""
         self.registry.client.cancel()
+
+    def _stored(self) -> bytes | None:
+        sha256 = self.reference.digest.partition(":")[2]
+        try:
+            return self.store.read(sha256) if self.store.find(sha256) else None
+        except DamagedSource as reason:
+            self.store.path(reason.sha256).unlink(missing_ok=True)
+            return None
+
+    def _fetched(self) -> bytes:
+        body = self.registry.manifest(self.reference).body
+        self.store.add_bytes(body)
+        return body
 
     def _parts(self, body: bytes) -> Iterator[Job]:
         document = parse(body, str(self.reference))
