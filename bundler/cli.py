@@ -13,11 +13,11 @@ from click.shell_completion import get_completion_class
 
 from bundler import __version__, data, extras
 from bundler import inspect as inspecting
+from bundler import versions as listing
 from bundler.build import Item, Order, build, plan, require_complete
 from bundler.errors import BundlerError
 from bundler.extras import Requests
-from bundler.lock import missing, read_locks, write_locks
-from bundler.manifest import list_addons, load_addons, load_release, release_names
+from bundler.lock import write_locks
 from bundler.options import ANY_PATH, FILE, Fetching, choosing, created, fetching, own, places, requests, select
 from bundler.progress import Progress, amount
 from bundler.resolve import resolve
@@ -75,26 +75,11 @@ def main(debug: bool) -> None:
 @places
 def versions(as_json: bool, manifests: Path | None, lock_dir: Path | None) -> None:
     """List releases, how complete their locks are, and add-ons."""
-    directory, locks = manifests or data.manifests_dir(), read_locks(lock_dir or data.lock_dir())
-    found = []
-    for name in release_names(directory):
-        release = load_release(directory, name)
-        addons = load_addons(directory, release, [])
-        for os_name in release.hosts:
-            for arch in release.arches:
-                lacking = missing(release, addons, locks, [os_name], [arch])
-                found.append({"release": name, "kubernetes": release.kubernetes, "os": os_name, "arch": arch,
-                              "addons": [addon.name for addon in addons], "unresolved": lacking})
-    known = [{"name": a.name, "version": a.version, "kind": a.kind, "releases": list(a.releases)}
-             for a in list_addons(directory)]
+    found = listing.versions(manifests or data.manifests_dir(), lock_dir or data.lock_dir())
     if as_json:
-        _print_json({"releases": found, "addons": known})
-        return
-    for entry in found:
-        state = f"{len(entry['unresolved'])} unresolved" if entry["unresolved"] else "complete"
-        click.echo(f"{entry['release']:<6} {entry['kubernetes']:<9} {entry['os']:<5} {entry['arch']:<6} {state}")
-    for addon in known:
-        click.echo(f"add-on {addon['name']} {addon['version']} ({addon['kind']}) for {', '.join(addon['releases'])}")
+        _print_json(found)
+    else:
+        click.echo("\n".join(listing.lines(found)))
 
 
 @main.command()
@@ -102,9 +87,11 @@ def versions(as_json: bool, manifests: Path | None, lock_dir: Path | None) -> No
 @own
 @click.option("--drop", multiple=True, metavar="NAME", help="Carry something of your own no longer.")
 @fetching
+@click.option("--upgrade", multiple=True, is_flag=False, flag_value="*", metavar="[PATTERN]",
+              help="Choose anew what is locked: everything, or packages, images and URLs like PATTERN.")
 @click.option("--allow-downgrade", is_flag=True, help="Let a package become older.")
-def lock(allow_downgrade: bool, **options: Any) -> None:
-    """Choose versions and digests, write them to the locks, and print what changed."""
+def lock(upgrade: tuple[str, ...], allow_downgrade: bool, **options: Any) -> None:
+    """Choose versions and digests that are not locked yet, write them to the locks, and print what changed."""
     target, asked, choice = _lock_target(options["lock_dir"]), requests(options), _split(options)
     wanted = select(**choice)
     before = wanted.extras
@@ -113,7 +100,9 @@ def lock(allow_downgrade: bool, **options: Any) -> None:
             own_things = extras.extend(before, asked, workshop.store, workshop.registry.client)
             wanted = select(**choice, extras=own_things)
         found = resolve(wanted.release, wanted.addons, wanted.os_names, wanted.arches, workshop.registry.client,
-                        workshop.registry, wanted.locks, allow_downgrade=allow_downgrade)
+                        workshop.registry, wanted.locks, allow_downgrade=allow_downgrade, upgrade=upgrade)
+    for warning in found.warnings:
+        _say(f"warning: {warning}")
     write_locks(target, found.locks)
     extras.write_extras(target, {**extras.read_extras(target), wanted.release.release: wanted.extras})
     changes = [*found.changes, *extras.changes(before, wanted.extras)]

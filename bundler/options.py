@@ -47,10 +47,21 @@ def choosing(command: Command) -> Command:
     return _options(
         click.option("--version", "version", required=True, metavar="V", help="Release: 1.20 or 1.20.2."),
         click.option("--os", "os_names", multiple=True, metavar="NAME", help="Host system, default the first."),
-        click.option("--arch", "arches", multiple=True, metavar="ARCH", help="amd64, …, default the first."),
+        click.option("--arch", "--platform", "arches", multiple=True, callback=_arches, metavar="ARCH",
+                     help="amd64, or linux/amd64,linux/arm64; default the first."),
         click.option("--with", "addons", multiple=True, metavar="ADDON", help="Add-on beyond those of the release."),
         places,
     )(command)
+
+
+def _arches(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """Return the architectures out of ``amd64`` and ``linux/amd64,linux/arm64``."""
+    del context, parameter
+    names = [name.strip() for value in values for name in value.split(",")]
+    for name in names:
+        if not name.removeprefix("linux/") or "/" in name.removeprefix("linux/"):
+            raise click.BadParameter(f"{name!r} is neither like amd64 nor like linux/amd64.")
+    return tuple(dict.fromkeys(name.removeprefix("linux/") for name in names))
 
 
 def own(command: Command) -> Command:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bundler import cli, options
+from bundler import versions as listing
 from bundler.data import lock_dir, manifests_dir, root
 from bundler.errors import FetchError
 from bundler.sign import keygen
@@ -80,6 +81,24 @@ def test_bash_accepts_the_completion() -> None:
     subprocess.run(["bash", "-n"], input=run("completion", "bash").stdout, text=True, check=True)
 
 
+def test_platforms_are_architectures() -> None:
+    both = run("lock", "--version", "1.20", "--platform", "linux/amd64,linux/arm64", "--lock-dir", PROJECT, code=3)
+    assert "release 1.20 has nothing for --arch arm64" in both.stderr
+    assert run("build", "--version", "1.20", "--arch", "linux/amd64", code=3).stderr == run(
+        "build", "--version", "1.20", "--platform", "amd64", code=3).stderr
+    for wrong in ("windows/amd64", "linux/arm/v7", "linux/"):
+        run("build", "--version", "1.20", "--platform", wrong, code=2)
+
+
+def test_versions_counts_entry_by_entry() -> None:
+    found = json.loads(run("versions", "--json").stdout)
+    for entry in [*found["releases"], *found["addons"]]:
+        have, want = (sum(pair[number] for pair in entry["counts"].values()) for number in (0, 1))
+        assert (have, want, want - have) == (entry["locked"], entry["wanted"], len(entry["unresolved"]))
+    reference = next(entry for entry in found["releases"] if entry["release"] == "1.8")
+    assert reference["locked"] == reference["wanted"] == 27
+
+
 @pytest.mark.parametrize(
     "arguments", [["unknown"], ["build"], ["build", "--version", "1.20", "-j", "0"], ["verify", "missing.tar"]]
 )
@@ -91,7 +110,7 @@ def test_unexpected_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     def fault(*_: object) -> None:
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr(cli, "release_names", fault)
+    monkeypatch.setattr(listing, "versions", fault)
     lines = run("versions", code=1).stderr.splitlines()
     assert lines[0] == "error: unexpected ZeroDivisionError: two lines"
     assert "--debug" in lines[1]
@@ -104,7 +123,7 @@ def test_errors_have_a_hint_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise FetchError("what happened", "what to do")
 
-    monkeypatch.setattr(cli, "release_names", fail)
+    monkeypatch.setattr(listing, "versions", fail)
     assert run("versions", code=5).stderr == "error: what happened\n  what to do\n"
 
 
@@ -112,7 +131,7 @@ def test_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "release_names", interrupt)
+    monkeypatch.setattr(listing, "versions", interrupt)
     assert "interrupted" in run("versions", code=130).stderr
 
 

@@ -236,7 +236,8 @@ class TestPolicies:
         installed = ("selinux-policy-targeted = 3.13.1-166", "policycoreutils = 2.5-17")
         lock = resolve_arch(host("engine", installed=installed), "amd64", make(tmp_path, *self.packages))
         assert {package.name for package in lock.packages} == {
-            "engine", "container-selinux", "selinux-policy-targeted", "selinux-policy", "policytools", "policycoreutils",
+            "engine", "container-selinux", "selinux-policy-targeted", "selinux-policy", "policytools",
+            "policycoreutils",
         }  # fmt: skip
 
     def test_a_host_of_the_same_age_gets_what_it_lacks(self, tmp_path: Path) -> None:
