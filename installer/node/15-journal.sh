@@ -160,7 +160,8 @@ undo_unit() {
 }
 
 # undo_all KIND…: undoes every line backwards, except of the kinds named; keeps the lines that could not be undone, or
-# must not be yet (held_back). Sets LEFT to their number.
+# must not be yet (held_back). Sets LEFT to their number. The journal shrinks with each line, so that an interrupted
+# down goes on where it stopped: what came first was undone on the ground of what came later.
 undo_all() {
   local spared=" $* " lines=() left=() fields i
   mapfile -t lines <"$STATE/journal"
@@ -174,8 +175,8 @@ undo_all() {
       warn "could not undo: ${lines[i]//$'\t'/ }"
       left=("${lines[i]}" ${left[@]+"${left[@]}"})
     fi
+    printf '%s\n' "${lines[@]:0:i}" ${left[@]+"${left[@]}"} | sed '/^$/d' >"$STATE/journal.new"
+    mv -f "$STATE/journal.new" "$STATE/journal"
   done
   LEFT=${#left[@]}
-  printf '%s\n' ${left[@]+"${left[@]}"} | sed '/^$/d' >"$STATE/journal.new"
-  mv -f "$STATE/journal.new" "$STATE/journal"
 }

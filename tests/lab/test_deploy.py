@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import cluster, net
-from tests.lab.lab import Lab
+from tests.lab.lab import Lab, until
 from tests.lab.node import Node, boot_all
 from tests.lab.snapshot import Snapshot, difference, snapshot
 from tests.lab.teardown import down
@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.root, pytest.mark.lab]
 
 LINE = f"curl -fsSL {cluster.URL}/deploy.sh | bash -s "
 TOKEN = "abcdef.0123456789abcdef"
-# What any reboot changes on such a node: temporary directories of services, and how its root is mounted.
-OF_A_BOOT = ("/systemd-private-", "mounts +/ overlay", "mounts -/ overlay")
+# What any reboot changes on such a node: temporary directories of services, its cable, and how its root is mounted.
+OF_A_BOOT = ("/systemd-private-", "network +eth0@", "network -eth0@", ",upperdir=")
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +197,8 @@ def test_a_wrong_token_hash_or_master_is_refused_before_anything_changes(pair: P
 
 def test_preflight_names_every_fault_at_once(fresh: Node) -> None:
     fresh.run("mkdir -p /etc/kubernetes/manifests /etc/cni/net.d; touch /etc/kubernetes/manifests/etcd.yaml; "
-              "touch /etc/cni/net.d/10-x.conf; ip link add cni0 type bridge; hostname bad_name", check=True)
-    fresh.run("ip address add 10.100.0.1/24 dev eth0", check=True)
+              "touch /etc/cni/net.d/10-x.conf; ip link add cni0 type bridge; ip addr add 10.100.0.1/24 dev eth0; "
+              "echo bad_name > /proc/sys/kernel/hostname", check=True)
     fresh.run("systemd-run --quiet systemd-socket-activate -l 6443 /bin/true; sleep 0.5", check=True)
     done = deploy(fresh, "preflight --pod-subnet 10.77.0.0/16")
     assert done.returncode == 7
@@ -218,7 +218,7 @@ def test_not_root(fresh: Node) -> None:
 def test_two_runs_do_not_collide(fresh: Node) -> None:
     first = threading.Thread(target=deploy, args=(fresh, "master"))
     first.start()
-    time.sleep(2)
+    assert until(lambda: fresh.run("test -s /run/lock/kubecarry.lock").returncode == 0, 30)
     second = deploy(fresh, "master")
     assert second.returncode == 7
     assert "another deploy.sh runs on this host" in second.stderr

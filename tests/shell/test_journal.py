@@ -105,6 +105,20 @@ def test_one_failure_does_not_stop_the_others_and_is_kept_for_the_next_run(shell
     assert shell.journal == []
 
 
+def test_an_interrupted_undo_goes_on_where_it_stopped(shell: Shell, tmp_path: Path) -> None:
+    """The file's directory belongs to an earlier change: had the file's line stayed, the second run would miss it."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/f").write_text("theirs")
+    shell.out(f"record vanish {tmp_path}/d; record slow x; echo ours | put_file 0644 {tmp_path}/d/f")
+    vanish = 'undo_vanish() { rm -r "$1"; }'
+    done = shell.run(f"{vanish}; undo_slow() {{ kill -9 $$; }}; undo_all")
+    assert done.returncode == -9
+    assert (tmp_path / "d/f").read_text() == "theirs"
+    assert [line.split("\t")[0] for line in shell.journal] == ["vanish", "slow"]
+    assert shell.out(f"{vanish}; undo_slow() {{ :; }}; undo_all; echo $LEFT") == "0\n"
+    assert not (tmp_path / "d").exists()
+
+
 def test_a_missing_original_is_said_and_the_file_left(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("old")
     shell.out(f"echo new | put_file 0644 {tmp_path}/f")
