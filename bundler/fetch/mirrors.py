@@ -47,14 +47,20 @@ class Mirrors:
             return self.rules[ANY] + _path("/" + bare, self.rules[ANY])
         return url
 
-    def registry(self, host: str) -> tuple[str, str]:
-        """Base URL of the registry that answers for ``host``, and the prefix of its repositories' names there."""
-        for rule in (host, f"https://{host}", f"http://{host}"):
-            if rule in self.rules:
-                return _registry(self.rules[rule], "")
+    def registry(self, host: str, repository: str) -> tuple[str, str]:
+        """Base URL of the registry that answers for a repository of ``host``, and the repository's name there.
+
+        FROM may end within the repository's path (``gcr.io/google_containers``): the longest one wins.
+        """
+        name = f"{host}/{repository}"
+        bare = {rule.partition("://")[2] or rule: rule for rule in self.rules if rule != ANY}
+        matches = [rule for rule in bare if name == rule or name.startswith(f"{rule}/")]
+        if matches:
+            rule = max(matches, key=len)
+            return _registry(self.rules[bare[rule]], name[len(rule) + 1 :])
         if ANY in self.rules:
-            return _registry(self.rules[ANY], host + "/")
-        return _with_scheme(REGISTRY_HOSTS.get(host, host)), ""
+            return _registry(self.rules[ANY], name)
+        return _with_scheme(REGISTRY_HOSTS.get(host, host)), repository
 
 
 def _config_rules(config: Path) -> Mapping[str, str]:
@@ -105,10 +111,9 @@ def _path(rest: str, base: str) -> str:
     return rest.partition("?")[0] if base.startswith("file:") else rest
 
 
-def _registry(base: str, prefix: str) -> tuple[str, str]:
-    """Split ``https://host/some/path`` into ``https://host`` and the prefix ``some/path/``."""
+def _registry(base: str, repository: str) -> tuple[str, str]:
+    """Split ``https://host/some/path`` into ``https://host`` and the name of the repository below ``some/path``."""
     if base.startswith("file:"):
-        return base, prefix
+        return base, repository
     parts = urlsplit(base)
-    path = parts.path.strip("/")
-    return f"{parts.scheme}://{parts.netloc}", (f"{path}/" if path else "") + prefix
+    return f"{parts.scheme}://{parts.netloc}", "/".join(filter(None, [parts.path.strip("/"), repository]))

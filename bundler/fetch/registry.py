@@ -129,8 +129,7 @@ class Registry:
         return Blob(name or f"{reference.name}@{hexdigest[:12]}", url, hexdigest, size, auth=auth, mirrored=True)
 
     def _place(self, reference: Reference, rest: str) -> tuple[str, RegistryAuth]:
-        base, prefix = self.client.mirrors.registry(reference.registry)
-        repository = prefix + reference.repository
+        base, repository = self.client.mirrors.registry(reference.registry, reference.repository)
         with self._lock:
             if (base, repository) not in self._auths:
                 # A mirror gets the mirror's own login, never the one of whom it stands for.

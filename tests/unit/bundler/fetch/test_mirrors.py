@@ -11,9 +11,9 @@ UPSTREAM = "https://dl.k8s.io/release/v1.20.2/bin/linux/amd64/kubectl"
 def test_without_rules_the_upstream_is_asked() -> None:
     mirrors = Mirrors.parse()
     assert mirrors.url(UPSTREAM) == UPSTREAM
-    assert mirrors.registry("k8s.gcr.io") == ("https://k8s.gcr.io", "")
-    assert mirrors.registry("docker.io") == ("https://registry-1.docker.io", "")
-    assert mirrors.registry("localhost:5000") == ("http://localhost:5000", "")
+    assert mirrors.registry("k8s.gcr.io", "pause") == ("https://k8s.gcr.io", "pause")
+    assert mirrors.registry("docker.io", "a/b") == ("https://registry-1.docker.io", "a/b")
+    assert mirrors.registry("localhost:5000", "a") == ("http://localhost:5000", "a")
 
 
 @pytest.mark.parametrize(
@@ -46,16 +46,28 @@ def test_the_longest_prefix_wins_in_any_order() -> None:
 @pytest.mark.parametrize(
     ("rule", "place"),
     [
-        ("k8s.gcr.io=127.0.0.1:5000", ("http://127.0.0.1:5000", "")),
-        ("k8s.gcr.io=https://m:5000/proxy/gcr", ("https://m:5000", "proxy/gcr/")),
-        ("https://k8s.gcr.io=http://m", ("http://m", "")),
-        ("*=http://127.0.0.1:15000", ("http://127.0.0.1:15000", "k8s.gcr.io/")),
-        ("*=http://m/all", ("http://m", "all/k8s.gcr.io/")),
-        ("quay.io=http://m", ("https://k8s.gcr.io", "")),
+        ("k8s.gcr.io=127.0.0.1:5000", ("http://127.0.0.1:5000", "dns/coredns")),
+        ("k8s.gcr.io=https://m:5000/proxy/gcr", ("https://m:5000", "proxy/gcr/dns/coredns")),
+        ("https://k8s.gcr.io=http://m", ("http://m", "dns/coredns")),
+        ("k8s.gcr.io/dns=registry.k8s.io", ("https://registry.k8s.io", "coredns")),
+        ("k8s.gcr.io/dns/coredns=http://m/my/dns", ("http://m", "my/dns")),
+        ("k8s.gcr.io/dn=http://m", ("https://k8s.gcr.io", "dns/coredns")),
+        ("*=http://127.0.0.1:15000", ("http://127.0.0.1:15000", "k8s.gcr.io/dns/coredns")),
+        ("*=http://m/all", ("http://m", "all/k8s.gcr.io/dns/coredns")),
+        ("quay.io=http://m", ("https://k8s.gcr.io", "dns/coredns")),
     ],
 )
 def test_registries(rule: str, place: tuple[str, str]) -> None:
-    assert Mirrors.parse([rule]).registry("k8s.gcr.io") == place
+    assert Mirrors.parse([rule]).registry("k8s.gcr.io", "dns/coredns") == place
+
+
+def test_the_longest_part_of_a_repository_wins() -> None:
+    rules = ["*=http://all", "gcr.io=http://host", "gcr.io/google_containers=registry.k8s.io"]
+    for order in (rules, rules[::-1]):
+        mirrors = Mirrors.parse(order)
+        assert mirrors.registry("gcr.io", "google_containers/pause") == ("https://registry.k8s.io", "pause")
+        assert mirrors.registry("gcr.io", "google_containers2/pause") == ("http://host", "google_containers2/pause")
+        assert mirrors.registry("quay.io", "a") == ("http://all", "quay.io/a")
 
 
 def test_the_command_line_wins_over_the_config_file(tmp_path: Path) -> None:
@@ -63,7 +75,7 @@ def test_the_command_line_wins_over_the_config_file(tmp_path: Path) -> None:
     config.write_text("mirrors:\n  dl.k8s.io: http://config\n  quay.io: http://quay\n")
     mirrors = Mirrors.parse(["dl.k8s.io=http://line"], config)
     assert mirrors.url("https://dl.k8s.io/x") == "http://line/x"
-    assert mirrors.registry("quay.io") == ("http://quay", "")
+    assert mirrors.registry("quay.io", "a") == ("http://quay", "a")
 
 
 @pytest.mark.parametrize(
