@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; take down what runs: make down", file=sys.stderr)
+        return 130
 
 
 def _do(lab: Lab, options: argparse.Namespace) -> int:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import cluster
+from .lab import Process
 from .node import Node, boot_all
+from .upstream.home import LabError
 
 SCRIPT = Path(__file__).parent / "inside" / "bare.sh"
 Seconds = dict[str, float]  # of `master` and of `join`, each until that node is Ready
@@ -38,7 +40,12 @@ def measure_deploy(master: Node, worker: Node) -> Seconds:
 
 
 def compare(master: Node, worker: Node) -> dict[str, Seconds]:
-    """Return the seconds of both ways, one after the other on the same nodes, and how many more ours takes."""
+    """Return the seconds of both ways, one after the other on the same nodes, and how many more ours takes.
+
+    Raises LabError when no bundle is served in their lab.
+    """
+    if not Process.load(master.lab.dir / "installer.pid"):
+        raise LabError("no bundle is served in this lab: python -m tests.lab demo")
     bare, ours = bare_kubeadm(master, worker), measure_deploy(master, worker)
     more = {verb: round(ours[verb] - bare[verb], 1) for verb in bare}
     return {"kubeadm alone": bare, "deploy.sh": ours, "difference": more}

@@ -97,7 +97,7 @@ def connected_side(phases: Phases, place: Path, mirrors: Path) -> Path:
     ):
         with phases.phase(f"{verb}: {about}"):
             watch([sys.executable, "-m", "bundler", verb, *words], f"bundler {verb} {' '.join(words)}", cwd=place)
-    print(f"   {bundle}: {bundle.stat().st_size / 1e6:.0f} MB")
+    print(f"   {bundle}: {bundle.stat().st_size / 1e6:.1f} MB")
     return bundle
 
 

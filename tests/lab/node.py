@@ -22,6 +22,7 @@ ENVIRONMENT = (
     "LANG=C.UTF-8",
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 )
+PROPAGATE = Path("/run/systemd/nspawn/propagate")
 DATA = ("containerd", "docker", "etcd", "kubelet")
 
 
@@ -103,6 +104,7 @@ class Node:
                 if not process.ended(10):
                     raise LabError(f"{self.name}: process {process.pid} does not end")
         net.detach(self.lab, self.name)
+        shutil.rmtree(PROPAGATE / self.netns, ignore_errors=True)  # systemd-nspawn leaves it when it is killed
         if not cgroup.remove(f"{self.lab.id}/{self.name}"):
             raise LabError(f"{self.name}: processes are left in its control group")
 

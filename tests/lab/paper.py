@@ -54,10 +54,10 @@ def write(root: Path, release: str) -> tuple[set[str], set[str]]:
         _put(root, url, content)
         _put(root, checksum, hashlib.sha256(content).hexdigest().encode())
     for addon in addons:
-        literals = "".join(f"# {r['from']}\n" for r in addon.get("replace", ()))
+        literals = "".join(f" {r['from']}\n" for r in addon.get("replace", ()))  # replaced by several lines, maybe
         for source in addon["manifests"]:
             if "url" in source:
-                _put(root, source["url"], f"{literals}kind: List\n".encode())
+                _put(root, source["url"], f"kind: List\ntext: |1\n{literals}".encode())
     for host in manifest["hosts"].values():
         _write_repos(root, host)
     references = [i if isinstance(i, str) else i["ref"] for i in manifest["images"]]

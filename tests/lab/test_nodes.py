@@ -11,7 +11,7 @@ import pytest
 
 from tests.lab import net
 from tests.lab.lab import Lab, Process
-from tests.lab.node import Node, boot_all, nodes_of
+from tests.lab.node import PROPAGATE, Node, boot_all, nodes_of
 from tests.lab.snapshot import difference, snapshot
 from tests.lab.teardown import down
 from tests.lab.upstream.home import LabError
@@ -42,7 +42,7 @@ def traces(lab: Lab) -> list[str]:
         str(p) for p in Path("/sys/fs/cgroup").glob(f"{lab.id}/node*")
     ]
     mounts = [m for m in Path("/proc/self/mounts").read_text().splitlines() if f"labs/{lab.id}/" in m]
-    spaces = [p.name for p in Path("/run/netns").glob(f"{lab.id}-node*")]
+    spaces = [str(p) for top in (Path("/run/netns"), PROPAGATE) for p in top.glob(f"{lab.id}-node*")]
     listed = subprocess.run(["ps", "-eo", "pid=,args="], stdout=subprocess.PIPE, text=True, check=True).stdout
     return [*groups, *mounts, *spaces, *(line for line in listed.splitlines() if f"labs/{lab.id}/" in line)]
 
