@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ def inspect(path: Path) -> dict[str, Any]:
     with open_bundle(path) as bundle:
         try:
             return _facts(bundle)
-        except (KeyError, TypeError, AttributeError) as reason:
-            raise IntegrityError(f"{path}: bundle.json is malformed: {reason}", HINT) from reason
+        except (ValueError, KeyError, TypeError, AttributeError) as reason:
+            raise IntegrityError(f"{path}: bundle.json or closure.json is malformed: {reason}", HINT) from reason
 
 
 def _facts(bundle: Bundle) -> dict[str, Any]:
@@ -32,7 +33,14 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "signed": bundle.signature is not None,
         "parts": _parts(bundle),
         "roles": _roles(bundle),
+        "closure": _closure(bundle),
     }
+
+
+def _closure(bundle: Bundle) -> Any:
+    """Return what was proven when it was built, or None in a bundle of before there were proofs."""
+    entry = bundle.entries.get("closure.json")
+    return None if entry is None else json.loads(archive.content(bundle.fd, entry))["proven"]
 
 
 def _parts(bundle: Bundle) -> dict[str, dict[str, int]]:
@@ -74,7 +82,19 @@ def lines(facts: dict[str, Any]) -> list[str]:
     if facts["addons"]:
         text.append("Add-ons:")
         text += [f"  {addon['name']} {addon['version']} ({addon['kind']})" for addon in facts["addons"]]
-    return text
+    return [*text, *_proof(facts["closure"])]
+
+
+def _proof(proven: dict[str, Any] | None) -> list[str]:
+    if proven is None:
+        return ["Not proven to be complete"]
+    text = ["Proven to be complete:"]
+    for host, roles in proven["roles"].items():
+        for role, found in roles.items():
+            text.append(f"  {host} {role}: {found['packages']} packages install from it alone")
+            text += [f"    assumed of the host: {', '.join(found['assumed'])}"] if found["assumed"] else []
+            text += [f"    replaceable by others: {', '.join(found['spare'])}"] if found["spare"] else []
+    return [*text, f"  {len(proven['images'])} images, whole, are all that anything in it names"]
 
 
 def _keys(host: dict[str, Any]) -> str:

@@ -92,7 +92,8 @@ def _file_gaps(wanted: Mapping[str, Any], contract: Mapping[str, Any], contents:
     for entry in wanted["files"]:
         if digests.get(entry["path"]) != entry["sha256"]:
             yield f"{entry['path']}: wanted by {entry['by']}, not in the bundle with sha256 {entry['sha256']}"
-    for path, by in fetched(contract):
+    charts = [("charts/index.yaml", "helm")] if wanted["charts"] else []
+    for path, by in [*fetched(contract), *charts]:
         if path not in contents.sizes:
             yield f"{path}: fetched by {by}, not in the bundle"
 
@@ -129,7 +130,7 @@ def _roles(
     except DamagedSource:
         raise
     except (IntegrityError, ResolveError) as reason:
-        gaps.append(f"{name}: {reason.message}: wanted by every role of it")
+        gaps.append(f"{reason.message}: wanted by every role of {name}")
         return {}
 
 

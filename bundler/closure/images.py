@@ -81,14 +81,14 @@ def _follow(
             image.digests.add(digest)
             for part in manifest.blobs:
                 if contents.sizes.get(blob(part.digest)) != part.size:
-                    gaps.append(f"image {name}: its blob {part.digest} is not in the bundle")
+                    gaps.append(f"{blob(part.digest)} is not in the bundle: wanted by image {name}")
             config = json.loads(contents.read(blob(manifest.blobs[0].digest)))
             platforms.add(f"{config.get('os')}/{config.get('architecture')}")
         gaps += [f"image {name}: not for linux/{arch}" for arch in arches if f"linux/{arch}" not in platforms]
     except DamagedSource:
         raise
     except (IntegrityError, ResolveError) as reason:
-        gaps.append(f"image {name}: {reason.message}")
+        gaps.append(f"{reason.message}: wanted by image {name}")
     except (ValueError, AttributeError):
         gaps.append(f"image {name}: its config is no JSON object")
 

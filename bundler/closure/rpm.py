@@ -162,6 +162,9 @@ class _Reader:
 def _load(repo: Any, contents: Contents, path: str) -> None:
     with tempfile.TemporaryDirectory(prefix="bundler-") as directory:
         metadata = Metadata(Repo("bundle", path, ()), _Reader(contents), Path(directory))
+        for record in metadata.records.values():
+            if f"{path}/{record.location_href}" not in contents.sizes:
+                raise ResolveError(f"{path}/{record.location_href} is not in the bundle")
         for kind, language, flags in (("primary", None, 0), ("filelists", "FL", solv.Repo.REPO_EXTEND_SOLVABLES)):
             if not repo.add_rpmmd(solv.xfopen(str(metadata.part(kind))), language, flags):
                 raise ResolveError(f"{path}: libsolv cannot read {kind}: {repo.pool.errstr}")
