@@ -81,12 +81,19 @@ def down(lab: Lab) -> None:
 
 def attach(lab: Lab, node: str, address: str) -> None:
     """Give a node (`node1`) a network namespace with one wire to the switch, and no default route."""
-    space = f"{lab.id}-{node}"
-    if exists(space):
+    if exists(f"{lab.id}-{node}"):
         return
+    try:
+        _wire(lab.switch, f"{lab.id}-{node}", f"v-{node}", address)
+    except LabError:
+        detach(lab, node)
+        raise
+
+
+def _wire(switch: str, space: str, port: str, address: str) -> None:
     run("ip", "netns", "add", space)
-    run("ip", "link", "add", "eth0", "netns", space, "type", "veth", "peer", "name", f"v-{node}", "netns", lab.switch)
-    _ip(lab.switch, f"link set v-{node} master br0 up")
+    run("ip", "link", "add", "eth0", "netns", space, "type", "veth", "peer", "name", port, "netns", switch)
+    _ip(switch, f"link set {port} master br0 up")
     _ip(space, "link set lo up")
     _ip(space, f"addr add {address}/24 dev eth0")
     _ip(space, "link set eth0 up")
