@@ -23,7 +23,7 @@ END
 }
 
 # registry_hosts: a hosts.toml. Its server line takes the place of the upstream, so that nothing is asked there, ever;
-# a [host] table alone would only come before it.
+# a [host] table alone would only come before it, and a file without one is refused, which leads upstream again.
 registry_hosts() {
   printf 'server = "%s"\n\n[host."%s"]\n  capabilities = ["pull", "resolve"]\n' "$SERVER" "$SERVER"
 }

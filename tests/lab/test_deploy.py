@@ -197,10 +197,10 @@ def test_a_wrong_token_hash_or_master_is_refused_before_anything_changes(pair: P
 
 def test_preflight_names_every_fault_at_once(fresh: Node) -> None:
     fresh.run("mkdir -p /etc/kubernetes/manifests /etc/cni/net.d; touch /etc/kubernetes/manifests/etcd.yaml; "
-              "touch /etc/cni/net.d/10-x.conf; ip link add cni0 type bridge; ip addr add 10.100.0.1/24 dev eth0; "
-              "echo bad_name > /proc/sys/kernel/hostname", check=True)
+              "touch /etc/cni/net.d/10-x.conf; ip link add cni0 type bridge", check=True)
+    fresh.run("ip address add 10.100.0.1/24 dev eth0", check=True)
     fresh.run("systemd-run --quiet systemd-socket-activate -l 6443 /bin/true; sleep 0.5", check=True)
-    done = deploy(fresh, "preflight --pod-subnet 10.77.0.0/16")
+    done = deploy(fresh, "preflight --pod-subnet 10.77.0.0/16 --node-name bad_name")
     assert done.returncode == 7
     for check in ("residue", "cni-residue", "links", "hostname", "networks", "ports"):
         assert f"fault   {check}: " in done.stderr, done.stderr
@@ -254,7 +254,8 @@ def test_a_containerd_that_was_there_before_stays_as_it_was(fresh: Node) -> None
     repo = f"--repofrompath=bundle,{cluster.URL}/packages/el7 --setopt=bundle.gpgcheck=0"
     fresh.run(f"dnf -yq {repo} install containerd.io && echo '# mine' > /etc/containerd/config.toml && "
               "systemctl enable -q --now containerd && mkdir -p /root/hosts/k8s.gcr.io", check=True)
-    fresh.run("cat > /root/hosts/k8s.gcr.io/hosts.toml", input=f'server = "{cluster.URL}"\n', check=True)
+    hosts = f'server = "{cluster.URL}"\n[host."{cluster.URL}"]\n'  # without a host table containerd goes upstream
+    fresh.run("cat > /root/hosts/k8s.gcr.io/hosts.toml", input=hosts, check=True)
     fresh.run("ctr -n theirs images pull --hosts-dir /root/hosts k8s.gcr.io/pause:3.2 >/dev/null && "
               "ctr -n theirs run -d k8s.gcr.io/pause:3.2 theirs", check=True)
     before = snapshot(fresh)
