@@ -228,7 +228,7 @@ class TestAddons:
     def test_unknown_one_lists_the_known(self) -> None:
         with pytest.raises(ManifestError) as caught:
             load_addons(SHIPPED, load_release(SHIPPED, "1.20"), ["calico"])
-        assert "flannel, smoke" in caught.value.hint
+        assert "dashboard, flannel, ingress-nginx" in caught.value.hint
 
     def test_asked_network_takes_the_place_of_the_own_one(self, tmp_path: Path) -> None:
         write(tmp_path, "addons/flannel-0.13.0.yaml", ADDON)
