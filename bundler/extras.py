@@ -121,10 +121,11 @@ def extend(extras: Extras, asked: Requests, store: Store, client: Client) -> Ext
     for kind, origins in (("chart", asked.charts), ("manifest", asked.manifests), ("file", asked.files)):
         for origin in origins:
             item = _item(kind, origin, declared, store, client)
+            items = {path: old for path, old in items.items() if (old.kind, old.origin) != (kind, origin)}
             items[item.path] = item
-    if unused := set(declared) - {item.name.rsplit("-", 1)[0] for item in items.values() if item.kind == "chart"}:
-        names = ", ".join(sorted(unused))
-        raise ManifestError(f"--chart-image: no chart {names} is asked for", "Give --chart with it.")
+    used = {image for item in items.values() for image in item.declared}
+    if unused := [chart for chart, named in declared.items() if not used.issuperset(named)]:
+        raise ManifestError(f"--chart-image: no chart {', '.join(unused)} is asked for", "Give --chart with it.")
     found = Extras(tuple(sorted(images)), tuple(sorted(packages)), tuple(items[path] for path in sorted(items)))
     found.lock_images()
     return found
