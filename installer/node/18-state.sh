@@ -34,7 +34,7 @@ take_lock() {
   exec 9<>"$LOCK"
   if ! flock -n 9; then
     owner=$(cat "$LOCK" 2>/dev/null || true)
-    if lock_holders | grep -qx "${owner:-none}"; then
+    if grep -qx "${owner:-none}" <<<"$(lock_holders)"; then
       die $E_ENVIRONMENT "another deploy.sh runs on this host (process $owner)" 'wait until it has ended'
     fi
     for pid in $(lock_holders); do

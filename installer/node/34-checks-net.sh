@@ -91,7 +91,7 @@ check_clock() {
 
 check_proxy() {
   [ -z "$PROXIES" ] || caution "a proxy is set in the environment ($PROXIES)" 'it is ignored for the server and the cluster'
-  if systemctl show --property=Environment containerd kubelet 2>/dev/null | grep -qi _proxy=; then
+  if grep -qi _proxy= <<<"$(systemctl show --property=Environment containerd kubelet 2>/dev/null)"; then
     caution 'containerd or kubelet has a proxy in its unit' 'see that its NO_PROXY names the node, pod and service networks'
   fi
 }
@@ -109,7 +109,7 @@ check_firewall() {
 check_other_firewall() {
   if systemctl is-active -q ufw 2>/dev/null && grep -qs '^ENABLED=yes' /etc/ufw/ufw.conf; then
     caution 'ufw is active' "allow these in it: $(ports_of "$ROLE" | tr '\n' ' ')"
-  elif ! firewalld_active && iptables-save -t filter 2>/dev/null | grep -Eq '^:INPUT (DROP|REJECT)'; then
+  elif ! firewalld_active && grep -Eq '^:INPUT (DROP|REJECT)' <<<"$(iptables-save -t filter 2>/dev/null)"; then
     caution 'iptables drops incoming packets by default' "accept these: $(ports_of "$ROLE" | tr '\n' ' ')"
   fi
 }
@@ -132,11 +132,12 @@ port_user() {
 }
 
 check_ports() {
-  local port wanted='10250 10248 10249 10256'
+  local port used wanted='10250 10248 10249 10256'
   ! ours || return 0
+  used=$(listening)
   [ "$ROLE" != master ] || wanted="6443 2379 2380 2381 10257 10259 $wanted"
   for port in $wanted; do
-    if listening | grep -qx "$port"; then
+    if grep -qx "$port" <<<"$used"; then
       fault "port $port is in use$(port_user "$port")" "stop what listens there (ss -ltnp 'sport = :$port')"
     fi
   done

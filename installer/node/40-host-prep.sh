@@ -16,7 +16,7 @@ swap_off() {
 }
 
 undo_swap() {
-  if swap_devices | grep -Fxq -- "$1"; then return 0; fi
+  if grep -Fxq -- "$1" <<<"$(swap_devices)"; then return 0; fi
   swapon "$1" </dev/null
 }
 

@@ -29,7 +29,6 @@ pull_image() {
   by_digest=${ref%:*}@$digest
   clock
   begun=$NOW
-  containerd_ours || record_image "$ref" "$by_digest"
   until output=$(ctr_images pull --hosts-dir /etc/containerd/certs.d --platform "linux/$HOST_ARCH" "$by_digest" 2>&1); do
     clock
     if [ $(((NOW - begun) / 100)) -ge $FETCH_PATIENCE ]; then
@@ -43,20 +42,24 @@ pull_image() {
   ctr_images label "$ref" io.cri-containerd.pinned=pinned >/dev/null
 }
 
-# record_image REFERENCE…: on a containerd that was here before, down removes only these.
-record_image() {
-  local ref
-  for ref; do ctr_images list -q 2>/dev/null | grep -Fxq "$ref" || record image "$ref"; done
+# record_images: on a containerd that was here before, down removes the images of k8s.io that were not.
+record_images() {
+  if containerd_ours || recorded images; then return 0; fi
+  record images "$(ctr_images list -q | keep_lines images)"
 }
 
-undo_image() {
-  command -v ctr >/dev/null 2>&1 && systemctl is-active -q containerd </dev/null || return 0
-  ! ctr_images list -q 2>/dev/null | grep -Fxq "$1" || ctr_images rm "$1" >/dev/null
+# undo_images LIST
+undo_images() {
+  local images=()
+  systemctl is-active -q containerd </dev/null || return 0
+  mapfile -t images < <(ctr_images list -q | grep -Fxv -f "$STATE/lists/$1")
+  [ ${#images[@]} -eq 0 ] || ctr_images rm "${images[@]}" >/dev/null
 }
 
 # start_images: pulls in the background of other steps; await_images ends with its code.
 start_images() {
   fetch lists/images
+  record_images
   pull_images &
   IMAGES_PID=$!
 }

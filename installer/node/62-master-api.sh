@@ -36,7 +36,7 @@ token_signs() {
 
 # cluster_ca: the CA certificate in CLUSTER_INFO, PEM.
 cluster_ca() {
-  json_string kubeconfig <<<"$CLUSTER_INFO" | sed -n 's/.*certificate-authority-data: *//p' | head -n 1 | base64 -d
+  json_string kubeconfig <<<"$CLUSTER_INFO" | awk '$1 == "certificate-authority-data:" && !n++ { print $2 }' | base64 -d
 }
 
 # ca_hash <PEM: sha256:…, over the public key, as kubeadm writes it.

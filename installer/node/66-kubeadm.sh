@@ -147,7 +147,7 @@ untaint() {
   local key
   [ -n "$OPT_SINGLE_NODE" ] || return 0
   for key in node-role.kubernetes.io/master node-role.kubernetes.io/control-plane; do
-    if kube get node "$NODE_NAME" -o 'jsonpath={.spec.taints[*].key}' | tr ' ' '\n' | grep -Fxq $key; then
+    if grep -Fqw $key <<<"$(kube get node "$NODE_NAME" -o 'jsonpath={.spec.taints[*].key}')"; then
       logged kube taint node "$NODE_NAME" "$key-"
     fi
   done

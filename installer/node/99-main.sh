@@ -64,7 +64,7 @@ verb_master() {
 # master_token: the token to print: the one asked for, one that still works, or a new one.
 master_token() {
   local token=$OPT_TOKEN
-  if [ -z "$token" ] || ! kubeadm --kubeconfig=$ADMIN_CONF token list 2>/dev/null </dev/null | grep -q "^$token "; then
+  if [ -z "$token" ] || ! grep -q "^$token " <<<"$(kubeadm --kubeconfig=$ADMIN_CONF token list 2>/dev/null </dev/null)"; then
     if [ -n "$token" ]; then
       kubeadm --kubeconfig=$ADMIN_CONF token create "$token" --ttl 24h >/dev/null 2>>"$LOG_SINK" </dev/null
     else

@@ -171,9 +171,14 @@ def test_down_leaves_nothing_and_install_again_works(pair: Pair) -> None:
         changes = difference(pair.before[node.name], snapshot(node))
         assert [c for c in changes if not any(of in c for of in OF_A_BOOT)] == []
     assert deploy(pair.master, "down").returncode == 0, "down where nothing is left"
-    again = cluster.deploy(pair.master, "master")
+    again = cluster.deploy(pair.master, "master --pod-subnet 10.200.0.0/16 --service-subnet=10.64.0.0/16 --single-node")
     cluster.install(pair.worker, cluster.join_line(again))
     cluster.wait_ready(pair.master, pair.nodes)
+    assert "10.64.0.0/16 dev eth0" in pair.worker.run("ip route").stdout, "join takes the networks from the cluster"
+    assert cluster.kubectl(pair.master, "get", "nodes", "-o", "jsonpath={.items[*].spec.taints}") == ""
+    address = cluster.apply_smoke(pair.master)
+    assert address.startswith("10.64.")
+    assert cluster.ask_service(pair.worker, address, of=pair.master) == "hello from node1"
 
 
 def test_a_wrong_token_hash_or_master_is_refused_before_anything_changes(pair: Pair, fresh: Node) -> None:

@@ -128,3 +128,10 @@ def test_nothing_newer_than_the_tools_of_el7() -> None:
     text = WHOLE.decode()
     for option in (*NEWER_THAN_CURL_7_29, "sort -V -C", "sync -d", "base64 --wrap"):
         assert option not in text, f"{option} is missing on EL7"
+
+
+def test_no_pipe_ends_in_a_grep_that_stops_reading() -> None:
+    """Under pipefail `cmd | grep -q` fails when it matches early, because cmd then dies of SIGPIPE."""
+    for part in PARTS.glob("*.sh"):
+        for number, line in enumerate(part.read_text().splitlines(), 1):
+            assert not re.search(r"(?<!\|)\| *grep -\w*q", line), f"{part.name}:{number}: use a here-string"
