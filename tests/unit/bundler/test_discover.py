@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from bundler.discover import ImagePath, images_in
 from bundler.errors import ManifestError
+from bundler.manifest import Addon, list_addons
+
+MANIFESTS = Path(__file__).parents[3] / "manifests"
 
 POD = "{containers: [{name: c, image: IMAGE}]}"
 TEMPLATE = "{template: {spec: " + POD + "}}"
@@ -94,3 +100,17 @@ spec: {schema: {properties: {containers: {items: {properties: {image: {type: str
 def test_what_is_wrong_is_named(text: str, message: str) -> None:
     with pytest.raises(ManifestError, match=message.replace("'", ".")):
         images_in(text, "x.yaml")
+
+
+@pytest.mark.parametrize("addon", list_addons(MANIFESTS), ids=lambda addon: f"{addon.name}-{addon.version}")
+def test_shipped_addon_lists_every_image_that_its_manifests_name(addon: Addon) -> None:
+    listed = {image.ref for image in addon.images}
+    for file in addon.manifests:
+        if file.file:
+            text = (addon.directory / file.file).read_text()
+            for rule in addon.replace:
+                text = text.replace(rule.old, rule.new)
+            text = re.sub(r"@(POD|SERVICE)_SUBNET@", "10.0.0.0/8", text)
+            for entry in images_in(text, file.file, addon.image_paths):
+                image = entry.image
+                assert f"{image.name}:{image.tag}" in listed, f"{file.file}: {entry.where}"
