@@ -10,9 +10,13 @@ from typing import Any
 
 from bundler.closure import PATH
 from bundler.closure.contents import Finished
+from bundler.closure.images import blob
 from bundler.closure.rpm import Repository
 from bundler.errors import IntegrityError, ResolveError
+from bundler.fetch.images import parse
 from bundler.verify import HINT, Bundle, open_bundle
+
+BLOBS = "images/blobs/"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def why(path: Path, name: str) -> list[Answer]:
             found = [
                 *_packages(bundle.contract, closure, contents, name),
                 *_images(closure, name),
-                *_files(closure, bundle, name),
+                *_files(closure, bundle, contents, name),
             ]
         except (KeyError, TypeError, AttributeError) as reason:
             raise IntegrityError(f"{path}: {PATH} is malformed: {reason}", HINT) from reason
@@ -54,21 +58,26 @@ def _packages(
 ) -> Iterator[Answer]:
     ways: dict[str, list[str]] = {}
     for os_name, host in closure["wanted"]["hosts"].items():
-        place = contract["hosts"][os_name]
-        if place["format"] != "rpm":
-            continue
-        for arch, given in host["given"].items():
-            repository = Repository(contents, place["path"], arch, [*host["installed"], *(given or ())])
-            called = [file for file, names in repository.names().items() if name in (file, *names)]
-            for role, specs in host["roles"].items():
-                lines = contents.read(place["roles"][role]).decode().splitlines()
-                listed = {line.rsplit("/", 1)[-1] for line in lines}
-                for file in called:
-                    steps = repository.chain(specs, listed, file)
-                    if steps:
-                        way = f"{os_name} {role} {arch}: " + " -> ".join(steps)
-                        ways.setdefault(f"{place['path']}/{file}", []).append(way)
+        if host["format"] == "rpm":
+            for path, way in _ways(os_name, host, contract["hosts"][os_name], contents, name):
+                ways.setdefault(path, []).append(way)
     return (Answer("package", path, because) for path, because in sorted(ways.items()))
+
+
+def _ways(
+    os_name: str, host: Mapping[str, Any], place: Mapping[str, Any], contents: Finished, name: str
+) -> Iterator[tuple[str, str]]:
+    """Return each package of that name by its path, with the chain of requirements that leads to it in a role."""
+    for arch, given in sorted(host["given"].items()):
+        repository = Repository(contents, place["path"], arch, [*host["installed"], *(given or ())])
+        for role, specs in host["roles"].items():
+            lines = contents.read(place["roles"][role]).decode().splitlines()
+            listed = {line.rsplit("/", 1)[-1] for line in lines}
+            for file, names in repository.names().items():
+                path = f"{place['path']}/{file}"
+                steps = repository.chain(specs, listed, file) if name in (path, file, *names) else []
+                if steps:
+                    yield path, f"{os_name} {role} {arch}: {' -> '.join(steps)}"
 
 
 def _images(closure: Mapping[str, Any], name: str) -> Iterator[Answer]:
@@ -84,10 +93,28 @@ def _spellings(ref: str) -> set[str]:
     return names | {"/".join(repository.split("/")[cut:]) for cut in range(repository.count("/") + 1)}
 
 
-def _files(closure: Mapping[str, Any], bundle: Bundle, name: str) -> Iterator[Answer]:
+def _files(closure: Mapping[str, Any], bundle: Bundle, contents: Finished, name: str) -> Iterator[Answer]:
     wanted = closure["wanted"]
     told = {entry["path"]: entry["by"] for key in ("files", "manifests", "charts") for entry in wanted[key]}
-    for path, by in sorted(told.items()):
-        if path in bundle.entries and name in (path, path.rsplit("/", 1)[-1]):
-            yield Answer("file", path, [by])
+    for path in sorted(bundle.entries):
+        if name not in (path, path.rsplit("/", 1)[-1]) or path.endswith(".rpm"):
+            continue
+        if path.startswith(BLOBS):
+            yield Answer("file", path, [f"image {ref}" for ref in _holders(path, bundle.contract, contents)])
+        else:
+            yield Answer("file", path, [told.get(path, "every bundle")])
 
+
+def _holders(path: str, contract: Mapping[str, Any], contents: Finished) -> Iterator[str]:
+    """Return the references of the images that a blob belongs to."""
+    for image in contract["images"]:
+        ahead, seen = [blob(image["digest"])], set()
+        while ahead:
+            found = ahead.pop()
+            seen.add(found)
+            if found in contents.sizes:
+                document = parse(contents.read(found), image["ref"])
+                seen |= {blob(part.digest) for part in document.blobs}
+                ahead += [blob(part.digest) for part in document.children]
+        if path in seen:
+            yield image["ref"]

@@ -340,6 +340,12 @@ def test_why(site: Site, bundle: Path) -> None:
     assert why(site, "images.test/lone:v1").splitlines() == ["image images.test/lone:v1", "  the user"]
     assert "  release 1.20" in why(site, "kubectl").splitlines()
     assert why(site, "shop-1.2.3.tgz").splitlines() == ["file charts/shop-1.2.3.tgz", "  the user"]
+    assert why(site, "installer/cli.py").splitlines() == ["file installer/cli.py", "  every bundle"]
+    _, _, members = load(bundle)
+    config = json.loads(members["images/index.json"])["manifests"][0]
+    assert why(site, config["digest"].partition(":")[2]).splitlines()[1:] == [
+        f"  image {config['annotations']['org.opencontainers.image.ref.name']}"
+    ]
     assert "nothing in it is called ghost" in why(site, "ghost", code=4)
 
 
