@@ -22,7 +22,7 @@ from bundler.lock import (
     satisfies,
     write_locks,
 )
-from bundler.manifest import load_addons, load_release, release_names
+from bundler.manifest import load_addons, load_release
 
 ROOT = Path(__file__).parents[3]
 PINS = ROOT.parent / "shared" / "pins"
@@ -241,54 +241,3 @@ class TestMissing:
             "package kubelet-1.20.2 (el7 x86_64): nobody says",
             "package socat (el7): gone",
         ]
-
-
-SHIPPED = read_locks(ROOT)
-
-
-class TestShipped:
-    def test_is_what_would_be_written(self, tmp_path: Path) -> None:
-        write_locks(tmp_path, SHIPPED)
-        for name in ("rpms.lock", "images.lock", "manifests/files.lock"):
-            assert (ROOT / name).read_bytes() == (tmp_path / name).read_bytes()
-
-    def test_reference_release_is_complete(self) -> None:
-        release = load_release(ROOT / "manifests", "1.8")
-        addons = load_addons(ROOT / "manifests", release, ())
-        assert missing(release, addons, SHIPPED, ["el7"], ["amd64"]) == []
-        assert len(SHIPPED.hosts["1.8", "el7"].arches["x86_64"].packages) == 14
-
-    @pytest.mark.parametrize("name", release_names(ROOT / "manifests"))
-    def test_images_and_binaries(self, name: str) -> None:
-        release = load_release(ROOT / "manifests", name)
-        assert missing(release, (), SHIPPED, [], release.arches) == []
-
-    def test_no_entry_without_a_manifest(self) -> None:
-        releases = [load_release(ROOT / "manifests", name) for name in release_names(ROOT / "manifests")]
-        parts = [part for release in releases for part in (release, *load_addons(ROOT / "manifests", release, ()))]
-        assert set(SHIPPED.images) <= {image.ref for part in parts for image in part.images}
-        assert set(SHIPPED.hosts) <= {(release.release, host) for release in releases for host in release.hosts}
-
-    def test_file_name_of_a_google_package_begins_with_its_digest(self) -> None:
-        packages = SHIPPED.hosts["1.8", "el7"].arches["x86_64"].packages
-        google = [p for p in packages if p.repoid == "kubernetes"]
-        assert len(google) == 4
-        assert all(p.filename.startswith(p.sha256) for p in google)
-
-    @pytest.mark.skipif(not PINS.is_dir(), reason="the collected facts do not lie beside this checkout")
-    def test_every_digest_is_a_collected_fact(self) -> None:
-        facts: dict[str, list[dict]] = {}
-        for path in PINS.glob("*.yaml"):
-            for row in yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-                if row.get("sha256"):
-                    facts.setdefault(row["sha256"], []).append(row)
-        for package in [p for host in SHIPPED.hosts.values() for arch in host.arches.values() for p in arch.packages]:
-            rows = facts[package.sha256]
-            assert any((package.name, package.evr, package.size) == (r["name"], r["version"], r["size"]) for r in rows)
-            assert any(package.source.split(" (")[0] in r["source"] for r in rows)
-        for file in SHIPPED.files.values():
-            assert any((file.url, file.size) == (row["url"], row["size"]) for row in facts[file.sha256])
-        for image in SHIPPED.images.values():
-            tag, name = image.ref.rpartition(":")[2], image.ref.rpartition(":")[0].rpartition("/")[2]
-            rows = facts[image.digest.removeprefix("sha256:")]
-            assert any(row["name"].endswith(f"/{name}") and row["version"] == tag for row in rows)

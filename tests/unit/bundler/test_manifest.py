@@ -24,6 +24,7 @@ from bundler.manifest import (
 SHIPPED = Path(__file__).parents[3] / "manifests"
 GOOD = yaml.load((SHIPPED / "1.20.yaml").read_text(), yaml.BaseLoader)
 GOOD["schema"] = 1
+del GOOD["hosts"]["el8"]
 ADDON = yaml.load((SHIPPED / "addons/flannel-0.13.0.yaml").read_text(), yaml.BaseLoader)
 ADDON["schema"] = 1
 
@@ -72,7 +73,8 @@ class TestShipped:
         document["date"] = document["date"].isoformat()
         RELEASE_SCHEMA.validate(document)
         assert release.release == name
-        assert [addon.kind for addon in load_addons(SHIPPED, release, ())].count("network") == 1
+        networks = [addon for addon in load_addons(SHIPPED, release, ()) if addon.kind == "network"]
+        assert len(networks) == (release.method == "kubeadm")
 
     @pytest.mark.parametrize("path", sorted((SHIPPED / "addons").glob("*.yaml")), ids=lambda path: path.stem)
     def test_addon_fits_reader_and_schema(self, path: Path) -> None:
@@ -90,7 +92,7 @@ class TestShipped:
         assert found == {image.ref for image in addon.images}
 
     def test_releases_are_in_order_of_version(self) -> None:
-        assert release_names(SHIPPED) == ["1.8", "1.20", "1.36"]
+        assert release_names(SHIPPED) == ["1.8", "1.8-packages", "1.20", "1.20-docker", "1.36"]
 
 
 class TestRelease:
@@ -100,7 +102,7 @@ class TestRelease:
         assert (release.kubernetes, release.date) == ("v1.20.2", 1610496000)
         assert Image("k8s.gcr.io/etcd:3.4.13-0", ("master",)) in release.images
         assert Image("k8s.gcr.io/pause:3.2", ("master", "node")) in release.images
-        assert list(release.hosts) == ["el7"]
+        assert list(release.hosts) == ["el7", "el8"]
         assert release.hosts["el7"].roles["node"][0] == "kubelet-1.20.2"
 
     @pytest.mark.parametrize("version", ["1.21", "1", "", "../1.20", "1.2", "v", "1.20.3", "latest"])
@@ -172,7 +174,7 @@ class TestRefused:
     def test_the_unchanged_manifest_passes(self, tmp_path: Path) -> None:
         write(tmp_path, "1.20.yaml", GOOD)
         RELEASE_SCHEMA.validate(GOOD)
-        assert load_release(tmp_path, "1.20").hosts == load_release(SHIPPED, "1.20").hosts
+        assert load_release(tmp_path, "1.20").hosts["el7"] == load_release(SHIPPED, "1.20").hosts["el7"]
 
     def test_bare_version_is_a_number_and_the_message_says_so(self, tmp_path: Path) -> None:
         text = (SHIPPED / "1.20.yaml").read_text().replace('"1.20"', "1.20")
@@ -245,3 +247,98 @@ class TestAddons:
         write(tmp_path, "addons/flannel-0.14.0.yaml", {**ADDON, "version": "0.14.0"})
         with pytest.raises(ManifestError, match=r"both 0\.13\.0 and 0\.14\.0 fit release 1\.20"):
             load_addons(tmp_path, load_release(SHIPPED, "1.20"), [])
+
+
+DEB = changed(GOOD, "hosts", {
+    "noble": {
+        "format": "deb",
+        "repos": [
+            {"id": "main", "baseurl": "http://h/ubuntu/", "suite": "noble", "components": ["main", "universe"],
+             "keys": ["https://h/key.gpg"]},
+            {"id": "k8s", "baseurl": "https://h/{arch}/deb", "suite": "/", "keys": ["https://h/key.asc"]},
+        ],
+        "installed": ["libc6", "systemd >= 255"],
+        "roles": {"master": ["kubelet-1.20.2-1.1"], "node": ["kubelet"]},
+    }
+})  # fmt: skip
+BAD_DEB = [
+    ("hosts.noble.repos.0.suite", None, r"repos\[0\]\.suite: is missing"),
+    ("hosts.noble.repos.0.components", None, r"repos\[0\]\.components: must have at least one entry"),
+    ("hosts.noble.repos.0.keys", None, r"repos\[0\]\.keys: must have at least one entry"),
+    ("hosts.noble.repos.0.keys", [], r"repos\[0\]\.keys: must have at least one entry"),
+    ("hosts.noble.repos.1.components", ["main"], r"a flat repository \(/\) has none"),
+    ("hosts.noble.repos.0.module_hotfixes", True, r"repos\[0\]\.module_hotfixes: unknown key"),
+    ("hosts.noble.modules", ["perl:5.26"], r"modules: unknown key"),
+    ("hosts.noble.format", "apk", "'apk' is unknown"),
+]
+BAD_RPM = [
+    ("hosts.el7.repos.0.suite", "stable", r"repos\[0\]\.suite: unknown key"),
+    ("hosts.el7.repos.0.signed_metadata", "yes", "must be true or false"),
+    ("hosts.el7.modules", ["perl"], "is not of the form"),
+    ("method", "helm", "'helm' is unknown"),
+    ("method", "packages", r"kubeadm_api: has no meaning where method is packages"),
+    ("kubeadm_api", None, "kubeadm_api: is missing"),
+]
+
+
+class TestDebHost:
+    def test_reader_and_schema(self, tmp_path: Path) -> None:
+        write(tmp_path, "1.20.yaml", DEB)
+        RELEASE_SCHEMA.validate(DEB)
+        host = load_release(tmp_path, "1.20").hosts["noble"]
+        main, flat = (repo.for_arch("arm64") for repo in host.repos)
+        assert (main.baseurl, main.suite, main.components) == ("http://h/ubuntu", "noble", ("main", "universe"))
+        assert (flat.baseurl, flat.suite, flat.components) == ("https://h/arm64/deb", "/", ())
+        assert main.signed_metadata
+        assert flat.signed_metadata
+        assert (host.format, host.arch("ppc64le"), host.modules) == ("deb", "ppc64el", ())
+        assert load_release(SHIPPED, "1.20").hosts["el7"].arch("arm64") == "aarch64"
+
+    @pytest.mark.parametrize(("way", "value", "message"), BAD_DEB, ids=lambda value: str(value)[:40])
+    def test_refused_by_both(self, tmp_path: Path, way: str, value: object, message: str) -> None:
+        document = changed(DEB, way, None) if value is None else placed(DEB, way, value)
+        self.refused(tmp_path, document, message)
+
+    @pytest.mark.parametrize(("way", "value", "message"), BAD_RPM, ids=lambda value: str(value)[:40])
+    def test_rpm_refused_by_both(self, tmp_path: Path, way: str, value: object, message: str) -> None:
+        document = changed(GOOD, way, None) if value is None else placed(GOOD, way, value)
+        self.refused(tmp_path, document, message)
+
+    def refused(self, folder: Path, document: dict, message: str) -> None:
+        assert not RELEASE_SCHEMA.is_valid(document)
+        write(folder, "1.20.yaml", document)
+        with pytest.raises(ManifestError, match=message):
+            load_release(folder, "1.20")
+
+
+class TestVariants:
+    def test_a_variant_by_every_name(self) -> None:
+        for version in ("1.20-docker", "v1.20.2-docker", "1.20.2-docker"):
+            release = load_release(SHIPPED, version)
+            assert (release.release, release.runtime, release.kubernetes) == ("1.20-docker", "docker", "v1.20.2")
+        for version in ("1.20.3-docker", "1.20-podman", "1.20-", "docker"):
+            with pytest.raises(ManifestError):
+                load_release(SHIPPED, version)
+
+    def test_packages_are_no_kubeadm(self) -> None:
+        release = load_release(SHIPPED, "1.8-packages")
+        assert (release.method, release.kubeadm_api, release.image_repository) == ("packages", "", "")
+        assert load_release(SHIPPED, "1.8").method == "kubeadm"
+
+    def test_addons_of_a_release_fit_its_variants_and_not_the_other_way_round(self) -> None:
+        docker, plain, packages = (load_release(SHIPPED, name) for name in ("1.20-docker", "1.20", "1.8-packages"))
+        assert load_addons(SHIPPED, docker, ["dashboard"])[-1] == load_addons(SHIPPED, plain, ["dashboard"])[-1]
+        assert load_addons(SHIPPED, packages, ["kube-dns"])[-1].version == "1.14.5"
+        with pytest.raises(ManifestError, match=r"no add-on kube-dns for release 1\.8"):
+            load_addons(SHIPPED, load_release(SHIPPED, "1.8"), ["kube-dns"])
+
+
+def placed(document: dict, way: str, value: object) -> dict:
+    """Return a copy with a value at ``a.b.0.c``, whether or not there was one."""
+    document = copy.deepcopy(document)
+    *parents, last = (int(part) if part.isdecimal() else part for part in way.split("."))
+    place = document
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    return document
