@@ -28,6 +28,7 @@ class Repository:
     def __init__(self, name: str) -> None:
         self.name = name
         self.tags: Dict[str, str] = {}
+        self.referrers: Dict[str, List[Dict[str, Any]]] = {}  # digest of a manifest -> descriptors of what is about it
         self.manifests: Dict[str, str] = {}
         self.blobs: Dict[str, str] = {}
 
@@ -68,8 +69,16 @@ class Images:
                 bare.setdefault(ref.name, []).append(full)
             self._by_name[full].tags[ref.tag] = image.digest
             self._add_manifest(self._by_name[full], image.digest, image.media_type)
-        self.names = sorted(self._by_name)
         self._bare = {name: full[0] for name, full in bare.items() if len(full) == 1}
+
+    @property
+    def names(self) -> List[str]:
+        """The full name of each repository, sorted."""
+        return sorted(self._by_name)
+
+    def add(self, name: str) -> Repository:
+        """A repository that holds no image of the bundle; the one there is if it was added before."""
+        return self._by_name.setdefault(name, Repository(name))
 
     def find(self, name: str, registry: str = "") -> Optional[Repository]:
         """The repository that `name` means, asked for as a mirror of `registry` if that is given."""
@@ -86,7 +95,7 @@ class Images:
         if registry:
             hub = _DOCKER_HUB if registry in _DOCKER_HUBS else registry
             return ["{}/{}".format(hub, official(hub, name))] + ([named] if first == hub else [])
-        return [named, self._bare.get(name, ""), self._bare.get(official(_DOCKER_HUB, name), "")]
+        return [named, name, self._bare.get(name, ""), self._bare.get(official(_DOCKER_HUB, name), "")]
 
     def _add_manifest(self, repository: Repository, digest: str, media_type: str) -> None:
         if digest in repository.manifests:
@@ -98,6 +107,7 @@ class Images:
             repository.manifests[digest] = media_type
             repository.blobs[digest] = media_type
             self._add_children(repository, manifest, media_type in _INDEXES or "manifests" in manifest)
+            self._add_referrer(repository, manifest, digest, media_type)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise IntegrityError("{} (of {}) is not an image manifest".format(path, repository.name)) from None
 
@@ -112,3 +122,12 @@ class Images:
                 self._add_manifest(repository, digest, str(child.get("mediaType", "")))
             else:
                 repository.blobs[digest] = "application/octet-stream"
+
+    def _add_referrer(self, repository: Repository, manifest: Dict[str, Any], digest: str, media_type: str) -> None:
+        if "subject" not in manifest:
+            return
+        config = str(manifest.get("config", {}).get("mediaType", ""))
+        found = {"mediaType": media_type, "digest": digest, "size": self._bundle.members[blob_path(digest)].size,
+                 "artifactType": manifest.get("artifactType") or config, "annotations": manifest.get("annotations")}
+        found = {key: value for key, value in found.items() if value}
+        repository.referrers.setdefault(str(manifest["subject"]["digest"]), []).append(found)

@@ -9,13 +9,15 @@ from .content import Changed, Content, Entity, media_type
 from .registry import Registry
 from .registry import error as registry_error
 from .reply import TEXT, Reply, text
+from .repos import Repos
 from .request import Request
 
 _MISSING = (
     "There is nothing under this path.\n"
     "/deploy.sh            what nodes run\n"
     "/bundle.json          every file that is served, with its size and sha256\n"
-    "/packages/<os>/       baseurl of a yum repository (dnf asks for repodata/repomd.xml below it)\n"
+    "/packages/<os>/       a repository of packages; /repo/<os>.repo or /repo/<os>.sources describes it to dnf or apt\n"
+    "/charts/              a helm repository\n"
     "/v2/<registry>/<name> images"
 )
 _QUIET_SECONDS = 60
@@ -34,6 +36,7 @@ class App:
         self._content = Content(bundle)
         self._script = script
         self._registry = Registry(bundle, self._content)
+        self._repos = Repos(bundle)
         self._entities: Dict[str, Entity] = {
             "/" + path: Entity(member, bundle.digests[path], media_type(path), [])
             for path, member in bundle.members.items()
@@ -66,7 +69,7 @@ class App:
             return text(405, "Only GET and HEAD are answered here.", _ALLOW)
         if path is None:
             return text(404, _MISSING)
-        entity = self._entities.get(path) or self._entities.get(_single_slashes(path))
+        entity = self._entities.get(path) or self._entities.get(_tidy(path))
         if entity is not None:
             return self._content.reply(request, entity)
         if images:
@@ -75,14 +78,19 @@ class App:
             return self._deploy(origin())
         if path == "/healthz":
             return text(200, "ok")
+        if path in self._repos.paths:
+            return self._plain(self._repos.render(path, origin()))
         return text(404, _MISSING)
 
     def _deploy(self, server: str) -> Reply:
-        body = self._script.render(server)
+        return self._plain(self._script.render(server))
+
+    def _plain(self, body: bytes) -> Reply:
+        """A text that names the server as its client sees it."""
         return Reply(200, [("Content-Type", TEXT), ("Cache-Control", "no-store")], [body])
 
 
-def _single_slashes(path: str) -> str:
-    while "//" in path:
-        path = path.replace("//", "/")
-    return path
+def _tidy(path: str) -> str:
+    """Without empty and `.` segments: apt asks for `packages/<os>/./InRelease`."""
+    *folders, name = path.split("/")
+    return "/".join(["", *[part for part in folders if part not in ("", ".")], name])

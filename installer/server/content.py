@@ -1,6 +1,8 @@
-"""Members as replies: whole, in ranges, or not at all because the client has them."""
+"""Members as replies: whole, gzip'd, in ranges, or not at all because the client has them."""
 
+import gzip
 import hashlib
+import re
 from email.utils import formatdate
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
@@ -13,6 +15,8 @@ from .request import Request
 
 SMALL = 64 << 10  # members up to this many bytes are kept in memory once asked for
 _CACHE = 16 << 20  # of them, this many bytes per process
+_PACKED = range(1 << 10, 1 << 20)  # texts of these sizes are sent gzip'd to who accepts it
+_PACKED_CACHE = 8 << 20
 _BOUNDARY = "kubecarry-{}"
 _TYPES = {
     "gpg": "application/pgp-keys", "asc": "application/pgp-keys", "gz": "application/gzip", "json": "application/json",
@@ -21,6 +25,8 @@ _TYPES = {
 }
 _TEXTS = ("SHA256SUMS", "LICENSE", "README")
 _BINARY = "application/octet-stream"
+_PACKABLE = ("application/json", "application/xml", "application/yaml", "text/plain; charset=utf-8")
+_GZIP = re.compile(r"(?:^|,)[ \t]*gzip[ \t]*(?:;[ \t]*q=(?!0(?:\.0*)?[ \t]*(?:,|$))[^,]*)?(?:,|$)", re.IGNORECASE)
 
 
 class Changed(Exception):
@@ -51,18 +57,34 @@ class Content:
         self._source = bundle.source
         self._modified = int(bundle.source.modified)
         self._date = formatdate(self._modified, usegmt=True)
+        self._made: Dict[str, bytes] = {}
         self._kept: Dict[str, bytes] = {}
         self._room = _CACHE
+        self._packed: Dict[str, bytes] = {}
+        self._packed_room = _PACKED_CACHE
+
+    def make(self, data: bytes, media_type: str, fields: Fields) -> Entity:
+        """An entity that is no member of the bundle, kept in memory for good."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._made[sha256] = data
+        return Entity(Member("", 0, len(data)), sha256, media_type, fields)
 
     def reply(self, request: Request, entity: Entity) -> Reply:
         """Answer a GET or HEAD for a member. Raises Changed, OSError."""
-        validator = Validator('"sha256:{}"'.format(entity.sha256), self._modified)
+        packable = entity.media_type in _PACKABLE and entity.member.size in _PACKED
+        packed = self._pack(entity) if packable and _accepts_gzip(request) else b""
+        validator = Validator('"sha256:{}{}"'.format(entity.sha256, "-gzip" if packed else ""), self._modified)
         fields = [("ETag", validator.etag), ("Last-Modified", self._date), ("Accept-Ranges", "bytes"), *entity.fields]
+        if packable:
+            fields.append(("Vary", "Accept-Encoding"))
         status = precondition(request, validator)
         if status == 304:
             return Reply(304, fields, [], lasting=True)
         if status == 412:
             return text(412, "the member has another ETag or date than the request expects", fields)
+        if packed:
+            return Reply(200, [("Content-Type", entity.media_type), ("Content-Encoding", "gzip"), *fields], [packed],
+                         lasting=True)
         size = entity.member.size
         ranges = wanted(request, validator, size)
         if ranges == []:
@@ -94,17 +116,39 @@ class Content:
 
     def _small(self, entity: Entity) -> Optional[bytes]:
         """The contents of a small member, from memory if possible; None for a large one."""
-        kept = self._kept.get(entity.sha256)
+        kept = self._kept.get(entity.sha256) or self._made.get(entity.sha256)
         if kept is not None or entity.member.size > SMALL:
             return kept
+        data = self._read(entity)
+        if len(data) > self._room:
+            self._kept, self._room = {}, _CACHE
+        self._kept[entity.sha256] = data
+        self._room -= len(data)
+        return data
+
+    def _pack(self, entity: Entity) -> bytes:
+        """The contents gzip'd; nothing where that is no shorter."""
+        packed = self._packed.get(entity.sha256)
+        if packed is None:
+            data = self._small(entity) or self._read(entity)
+            packed = gzip.compress(data, 6)
+            packed = packed if len(packed) < len(data) else b""
+            if len(packed) > self._packed_room:
+                self._packed, self._packed_room = {}, _PACKED_CACHE
+            self._packed[entity.sha256] = packed
+            self._packed_room -= len(packed)
+        return packed
+
+    def _read(self, entity: Entity) -> bytes:
         try:
             data = self._source.read(entity.member)
         except IntegrityError:
             raise Changed(entity.member.path) from None
         if hashlib.sha256(data).hexdigest() != entity.sha256:
             raise Changed(entity.member.path)
-        if len(data) > self._room:
-            self._kept, self._room = {}, _CACHE
-        self._kept[entity.sha256] = data
-        self._room -= len(data)
         return data
+
+
+def _accepts_gzip(request: Request) -> bool:
+    """Whether the client takes gzip. Ranges are of the plain member: a download can be resumed by any client."""
+    return b"range" not in request.fields and _GZIP.search(request.get(b"accept-encoding") or "") is not None

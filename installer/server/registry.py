@@ -1,21 +1,24 @@
 """/v2/: the OCI distribution protocol, as far as pulling needs it."""
 
+import json
 import re
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 from urllib.parse import parse_qs, quote
 
 from ..bundle import Bundle
 from ..images import Images, Repository, blob_path
+from . import charts
 from .content import Content, Entity
 from .reply import Fields, Reply, as_json
 from .request import Request
 
 _API = ("Docker-Distribution-Api-Version", "registry/2.0")
 _NAME = "(?P<name>[a-z0-9]+(?:[._:/-]+[a-z0-9]+)*)"
-_ROUTE = re.compile("/v2/" + _NAME + "/(?P<kind>manifests|blobs|tags)/(?P<what>[^/]+)")
+_ROUTE = re.compile("/v2/" + _NAME + "/(?P<kind>manifests|blobs|tags|referrers)/(?P<what>[^/]+)")
 _TAG = re.compile("[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile("[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[0-9a-fA-F]{32,}")
 _BINARY = "application/octet-stream"
+_INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 def error(status: int, code: str, message: str, detail: Any = None, fields: Fields = ()) -> Reply:
@@ -31,6 +34,7 @@ class Registry:
         self._members = bundle.members
         self._images = Images(bundle)
         self._content = content
+        self._charts: Dict[str, Entity] = charts.add(bundle, self._images, content)
 
     def answer(self, request: Request, path: str) -> Reply:
         """The reply for a decoded `path` that is /v2 or below it."""
@@ -48,6 +52,8 @@ class Registry:
             return error(404, "NAME_UNKNOWN", "the bundle has no such repository", {"name": name})
         if kind == "tags":
             return self._tags(repository, name, what, path, query)
+        if kind == "referrers":
+            return _referrers(repository, what, query)
         return self._manifest(request, repository, what) if kind == "manifests" \
             else self._blob(request, repository, what)
 
@@ -72,8 +78,9 @@ class Registry:
 
     def _send(self, request: Request, digest: str, media_type: str) -> Reply:
         fields: Fields = [("Docker-Content-Digest", digest), _API]
-        entity = Entity(self._members[blob_path(digest)], digest.partition(":")[2], media_type, fields)
-        return self._content.reply(request, entity)
+        made = self._charts.get(digest)
+        member = made.member if made else self._members[blob_path(digest)]
+        return self._content.reply(request, Entity(member, digest.partition(":")[2], media_type, fields))
 
     def _tags(self, repository: Repository, name: str, what: str, path: str, query: Any) -> Reply:
         if what != "list":
@@ -93,6 +100,19 @@ class Registry:
                 following += "&ns=" + quote(query["ns"][0], safe="")
             fields.append(("Link", '<{}>; rel="next"'.format(following)))
         return as_json(200, dict(body, **{key: page}), fields)
+
+
+def _referrers(repository: Repository, digest: str, query: Any) -> Reply:
+    """An index of the manifests that have `digest` as their subject, none where nothing is known of it."""
+    if not _DIGEST.fullmatch(digest):
+        return error(400, "DIGEST_INVALID", "malformed digest", {"digest": digest})
+    found = repository.referrers.get(digest, [])
+    fields = [_API, ("Content-Type", _INDEX)]
+    if "artifactType" in query:
+        found = [one for one in found if one.get("artifactType") == query["artifactType"][0]]
+        fields.append(("OCI-Filters-Applied", "artifactType"))
+    body = json.dumps({"schemaVersion": 2, "mediaType": _INDEX, "manifests": found}).encode("utf-8")
+    return Reply(200, fields, [body])
 
 
 def _cut(values: List[str], count: Optional[int]) -> Tuple[List[str], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from installer.nodescript import NodeScript
 from installer.server.app import App
 from installer.server.reply import Reply, Slice
 from installer.server.request import parse
-from tests.bundles import INDEX, MANIFEST, add_image, make_bundle, unpack
+from tests.bundles import INDEX, MANIFEST, add_image, blob, image_entry, make_bundle, sha256, unpack
 
 ORIGIN = "http://10.77.0.1:8000"
 LARGE = os.urandom(200_000)
@@ -146,7 +147,8 @@ def test_several_ranges_make_a_multipart_body(app: App) -> None:
         "/v3/",
         "/bundle.json%00",
         "//etc/passwd",
-        "/./bundle.json",
+        "/..bundle.json",
+        "/./",
     ],
 )
 def test_everything_else_is_not_found(app: App, path: str) -> None:
@@ -155,8 +157,9 @@ def test_everything_else_is_not_found(app: App, path: str) -> None:
     assert b"/deploy.sh" in body(reply)
 
 
-def test_double_slashes_and_queries_are_forgiven(app: App) -> None:
+def test_empty_and_dot_segments_and_queries_are_forgiven(app: App) -> None:
     assert ask(app, "//packages//el7/repodata/repomd.xml?x=1").status == 200
+    assert ask(app, "/packages/el7/./repodata/repomd.xml").status == 200
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW", "get"])
@@ -227,7 +230,8 @@ def test_blobs_have_ranges(app: App) -> None:
         ("/v2/../../etc/passwd", 404, "NAME_INVALID"),
         ("/v2/pause/tags/list?n=x", 400, "PAGINATION_NUMBER_INVALID"),
         ("/v2/_catalog?n=-1", 400, "PAGINATION_NUMBER_INVALID"),
-        ("/v2/pause/referrers/x", 404, "NAME_INVALID"),
+        ("/v2/pause/referrers/x", 400, "DIGEST_INVALID"),
+        ("/v2/nope/referrers/sha256:" + "0" * 64, 404, "NAME_UNKNOWN"),
     ],
 )
 def test_registry_errors(app: App, path: str, status: int, code: str) -> None:
@@ -249,6 +253,93 @@ def test_tags_come_in_pages(app: App) -> None:
     assert (json.loads(body(reply))["tags"], field(reply, "Link")) == (["1.34"], None)
     assert json.loads(body(ask(app, "/v2/busybox/tags/list?n=0")))["tags"] == []
     assert json.loads(body(ask(app, "/v2/_catalog?n=1")))["repositories"] == ["docker.io/library/busybox"]
+
+
+def test_texts_are_gzipped_for_who_takes_it(app: App, members: dict[str, bytes], tmp_path: Path) -> None:
+    text = b"<package/>" * 10_000
+    app = app_of(make_bundle(tmp_path / "z.tar", {**members, "a.xml": text, "tiny.xml": b"<x/>"}), [])
+    plain, packed = ask(app, "/a.xml"), ask(app, "/a.xml", accept_encoding="deflate, gzip;q=0.5")
+    assert (field(packed, "Content-Encoding"), gzip.decompress(body(packed))) == ("gzip", text)
+    assert field(packed, "Vary") == field(plain, "Vary") == "Accept-Encoding"
+    etag = field(packed, "ETag") or ""
+    assert etag != field(plain, "ETag")
+    assert ask(app, "/a.xml", accept_encoding="gzip", if_none_match=etag).status == 304
+    assert ask(app, "/a.xml", if_none_match=etag).status == 200
+    assert ask(app, "/a.xml", "HEAD", accept_encoding="gzip").head == packed.head
+    for accepted in ("identity", "gzip;q=0", "deflate, gzip;q=0.0, br", "xgzip"):
+        assert field(ask(app, "/a.xml", accept_encoding=accepted), "Content-Encoding") is None, accepted
+    ranged = ask(app, "/a.xml", accept_encoding="gzip", range="bytes=0-3")
+    assert (ranged.status, field(ranged, "ETag")) == (206, field(plain, "ETag"))
+    for path in ("/tiny.xml", "/bin/amd64/tool"):
+        assert field(ask(app, path, accept_encoding="gzip"), "Content-Encoding") is None
+
+
+def test_manifests_are_never_gzipped(app: App) -> None:
+    reply = ask(app, "/v2/pause/manifests/3.2", accept_encoding="gzip")
+    assert field(reply, "Content-Encoding") is None
+
+
+def test_referrers(tmp_path: Path) -> None:
+    found: dict[str, bytes] = {}
+    subject = add_image(found, "quay.io/a/app:1", [b"layer"])
+    kinds = ("application/vnd.example.sbom", "application/vnd.example.sig")
+    entries = [subject]
+    for kind in kinds:
+        config = blob(found, b"{}", "application/vnd.oci.empty.v1+json")
+        manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "config": config, "layers": [],
+                    "subject": {"mediaType": MANIFEST, "digest": subject["digest"], "size": subject["size"]}}
+        top = blob(found, json.dumps(manifest).encode(), MANIFEST)
+        entries.append(image_entry(f"quay.io/a/app:{kind[-4:].strip('.')}", top))
+    app = app_of(make_bundle(tmp_path / "r.tar", found, entries), [])
+    path = f"/v2/quay.io/a/app/referrers/{subject['digest']}"
+    reply = ask(app, path)
+    assert field(reply, "Content-Type") == INDEX
+    assert [one["artifactType"] for one in json.loads(body(reply))["manifests"]] == list(kinds)
+    assert json.loads(body(reply))["manifests"][0]["digest"] == entries[1]["digest"]
+    reply = ask(app, f"{path}?artifactType={kinds[1]}")
+    assert [one["artifactType"] for one in json.loads(body(reply))["manifests"]] == [kinds[1]]
+    assert field(reply, "OCI-Filters-Applied") == "artifactType"
+    nothing = ask(app, f"/v2/quay.io/a/app/referrers/sha256:{'1' * 64}")
+    assert (nothing.status, json.loads(body(nothing))["manifests"]) == (200, [])
+
+
+def test_charts_are_artifacts_too(tmp_path: Path) -> None:
+    charts = {"charts/shop-1.2.3+b1.tgz": b"chart one", "charts/my-shop-0.1.0-rc.1.tgz": b"chart two",
+              "charts/index.yaml": b"apiVersion: v1\n"}
+    app = app_of(make_bundle(tmp_path / "c.tar", charts), [])
+    assert body(ask(app, "/charts/index.yaml")) == charts["charts/index.yaml"]
+    for name, tag, data in (("shop", "1.2.3_b1", b"chart one"), ("my-shop", "0.1.0-rc.1", b"chart two")):
+        assert json.loads(body(ask(app, f"/v2/charts/{name}/tags/list")))["tags"] == [tag]
+        reply = ask(app, f"/v2/charts/{name}/manifests/{tag}")
+        assert field(reply, "Docker-Content-Digest") == "sha256:" + sha256(body(reply))
+        assert field(reply, "Content-Type") == MANIFEST
+        manifest = json.loads(body(reply))
+        assert manifest["config"]["mediaType"] == "application/vnd.cncf.helm.config.v1+json"
+        config, layer = (
+            body(ask(app, f"/v2/charts/{name}/blobs/{one['digest']}"))
+            for one in (manifest["config"], *manifest["layers"])
+        )
+        assert (layer, json.loads(config)["name"]) == (data, name)
+        assert errors(ask(app, f"/v2/charts/{name}/blobs/sha256:{'1' * 64}")) == "BLOB_UNKNOWN"
+    assert "charts/shop" in json.loads(body(ask(app, "/v2/_catalog")))["repositories"]
+
+
+def test_repository_files_name_the_server(tmp_path: Path) -> None:
+    found = {"packages/el7/keys/a.asc": b"key", "packages/noble/Packages": b"x"}
+    hosts = {
+        "el7": {"format": "rpm", "path": "packages/el7", "keys": ["packages/el7/keys/a.asc"], "roles": {}},
+        "noble": {"format": "deb", "path": "packages/noble", "keys": [], "roles": {}},
+    }
+    app = app_of(make_bundle(tmp_path / "o.tar", found, hosts=hosts), [])
+    text = body(ask(app, "/repo/el7.repo")).decode()
+    assert f"\nbaseurl={ORIGIN}/packages/el7/\n" in text
+    assert f"\ngpgcheck=1\ngpgkey={ORIGIN}/packages/el7/keys/a.asc\n" in text
+    assert "repo_gpgcheck" not in text
+    text = body(ask(app, "/repo/noble.sources")).decode()
+    assert f"URIs: {ORIGIN}/packages/noble/\nSuites: ./\nTrusted: yes\n" in text  # not signed: said, not hidden
+    assert text.startswith("# The bundle's repository is not signed")
+    for path in ("/repo/el7.sources", "/repo/noble.repo", "/repo/el9.repo", "/repo/"):
+        assert ask(app, path).status == 404
 
 
 def test_a_changed_bundle_fails_cleanly(tmp_path: Path) -> None:
