@@ -138,14 +138,15 @@ class Repository:
         return problems, chosen
 
     def _spare(self, role: Mapping[str, Any], wanted: Iterable[Sequence[int]]) -> list[str]:
-        """Return the packages without which every requirement would still be met."""
-        needed = {ids[0] for ids in wanted if len(ids) == 1}
+        """Return the packages that meet a requirement which would be met without them, too."""
+        needed, offered = {ids[0] for ids in wanted if len(ids) == 1}, set()
         for solvable in role.values():
             for dep in solvable.lookup_deparray(solv.SOLVABLE_REQUIRES):
                 providers = {provider.id for provider in self.pool.whatprovides(dep)} - {solvable.id}
+                offered |= providers
                 if len(providers) == 1:
                     needed |= providers
-        return sorted(name for name, s in role.items() if s.id not in needed)
+        return sorted(name for name, s in role.items() if s.id in offered - needed)
 
 
 class _Reader:
