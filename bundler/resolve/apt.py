@@ -6,8 +6,10 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import mktime_tz, parsedate_tz
 
 from bundler.errors import FetchError, IntegrityError, ResolveError
 from bundler.manifest import Repo
@@ -30,11 +32,15 @@ _MIRROR = "The mirror is being updated or damaged: try again, or use another one
 
 @dataclass(frozen=True)
 class Index:
-    """The packages of one repository; ``source`` is the URL of the signed file that vouches for them."""
+    """The packages of one repository; ``source`` is the URL of the signed file that vouches for them.
+
+    ``until`` is when that file says it ends (seconds since the epoch), or None.
+    """
 
     repo: Repo
     source: str
     stanzas: Sequence[Stanza]
+    until: float | None = None
 
 
 def read_index(repo: Repo, arch: str, client: Reader) -> Index:
@@ -56,7 +62,7 @@ def read_index(repo: Repo, arch: str, client: Reader) -> Index:
             name = (stanza.get("Package", ""), stanza.get("Version", ""), stanza.get("Architecture", ""))
             if all(name) and name[2] in (arch, "all"):
                 stanzas.setdefault(name, stanza)
-    return Index(repo, source, list(stanzas.values()))
+    return Index(repo, source, list(stanzas.values()), _until(text))
 
 
 def parse_stanzas(text: str) -> Iterator[dict[str, str]]:
@@ -95,6 +101,12 @@ def _release(repo: Repo, top: str, client: Reader) -> tuple[str, str]:
     else:
         plain = verify_clear(url, signed, keys)
     return url, plain.decode("utf-8", "replace")
+
+
+def _until(release: str) -> float | None:
+    found = re.search(r"^Valid-Until: (.+)$", release, re.MULTILINE)
+    date = parsedate_tz(found[1]) if found else None
+    return mktime_tz(date) if date else None
 
 
 def _sums(release: str) -> Iterator[tuple[str, tuple[str, int]]]:

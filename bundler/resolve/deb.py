@@ -7,6 +7,7 @@ without one. So versions become ranks, and what Debian calls a virtual package b
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -44,6 +45,10 @@ def resolve_arch(
     name = host.arch(arch)
     indexes = [read_index(repo.for_arch(arch), name, client) for repo in host.repos]
     solver = DebSolver(indexes, name, host.installed, keep)
+    for index in indexes:
+        if index.until is not None and index.until < time.time():
+            ended = time.strftime("%Y-%m-%d", time.gmtime(index.until))
+            solver.warnings.append(f"{index.source} ended on {ended}: the mirror is out of date, or an archive")
     roles = solver.roles(host.name, host.roles)
     for text in dict.fromkeys(solver.warnings):
         warn(f"{host.name} {name}: {text}")

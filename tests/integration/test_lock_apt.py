@@ -117,7 +117,8 @@ class Site:
         host = Host("bookworm", "deb", (repo or self.repo(),), installed, roles)
         client = Client(Mirrors.parse(), retries=0)
         try:
-            return resolve_arch(host, "amd64", client)
+            self.told: list[str] = []
+            return resolve_arch(host, "amd64", client, warn=self.told.append)
         finally:
             client.close()
 
@@ -243,6 +244,18 @@ class TestTrust:
         path.write_bytes(path.read_bytes() + b"\0")
         with pytest.raises(IntegrityError, match=r"cut/main/binary-amd64/Packages\.gz: is not what .*InRelease says"):
             site.resolve(["tool"], site.repo(suite="cut"))
+
+    def test_a_release_that_has_ended_is_told(self, site: Site) -> None:
+        site.release("dists/ended", "main/binary-amd64")
+        top = site.root / "dists/ended"
+        text = (top / "Release").read_text()
+        (top / "Release").write_text(f"Valid-Until: Sat, 01 Feb 2020 00:00:00 UTC\n{text}")
+        site.sign(top)
+        assert site.resolve(["tool"], site.repo(suite="ended")).packages
+        (line,) = site.told
+        assert line.startswith(f"bookworm amd64: {site.url}/dists/ended/InRelease ended on 2020-02-01: the mirror")
+        site.resolve(["tool"])
+        assert site.told == []
 
     def test_component_that_is_not_there(self, site: Site) -> None:
         with pytest.raises(ResolveError, match="lists no contrib/binary-amd64/Packages"):
