@@ -68,7 +68,9 @@ def _temporary(path: Path) -> Iterator[tuple[Path, int]]:
         if not _lock(temporary, fd):
             raise HostError(f"{path}: another build is writing it", "Wait for it, or choose another -o.")
         try:
-            os.ftruncate(fd, 0)
+            if os.fstat(fd).st_size:
+                # Not otherwise: ext4 takes it for an overwrite, and writes the file out when it is closed.
+                os.ftruncate(fd, 0)
             yield temporary, fd
         except BaseException:
             temporary.unlink(missing_ok=True)
