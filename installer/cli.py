@@ -7,12 +7,14 @@ import sys
 import traceback
 from typing import Any, Dict, List, Optional
 
+from . import push
 from .bundle import SIGNATURE, Bundle, open_bundle
 from .errors import InstallerError
 from .progress import human
 from .serve import Options, checked, serve
 
-_EPILOG = """exit codes: 0 ok, 1 unexpected, 2 usage, 6 the bundle is damaged, 7 this machine (port, permission)"""
+_EPILOG = """exit codes: 0 ok, 1 unexpected, 2 usage, 5 a registry refuses or fails, 6 the bundle is damaged,
+7 this machine (port, permission)"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
         if name != "inspect":
             verb.add_argument("--key", metavar="PUB", default="", help="check the signature with this public key (PEM)")
     _serve_options(verbs.choices["serve"])
+    for module in (push,):
+        module.add_verb(verbs)
     return top
 
 

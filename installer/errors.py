@@ -2,6 +2,7 @@
 
     InstallerError        1
     ├── UsageError        2  the command line asks for something that makes no sense
+    ├── TransferError     5  another server refuses, fails or is gone
     ├── IntegrityError    6  a bundle is not what it says, or a byte differs
     └── HostError         7  this machine: a port, a permission, a missing tool
 
@@ -25,6 +26,12 @@ class UsageError(InstallerError):
     """The command line cannot be obeyed."""
 
     exit_code = 2
+
+
+class TransferError(InstallerError):
+    """A registry that is written to refuses, fails or cannot be reached."""
+
+    exit_code = 5
 
 
 class IntegrityError(InstallerError):
