@@ -11,7 +11,7 @@ from . import push
 from .bundle import SIGNATURE, Bundle, open_bundle
 from .errors import InstallerError
 from .progress import human
-from .serve import Options, checked, serve
+from .serve import Options, checked, default_state, serve
 
 _EPILOG = """exit codes: 0 ok, 1 unexpected, 2 usage, 5 a registry refuses or fails, 6 the bundle is damaged,
 7 this machine (port, permission)"""
@@ -77,6 +77,13 @@ def _serve_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--access-log", metavar="FILE", help="append a JSON line for each reply; - for stdout")
     verb.add_argument("--advertise", metavar="URL", default="",
                       help="URL under which nodes reach the server, where its own address is not it")
+    verb.add_argument("--tls", action="store_true", help="serve https, with a key pair that is made once and kept")
+    verb.add_argument("--tls-cert", metavar="FILE", default="", help="serve https with this certificate chain (PEM)")
+    verb.add_argument("--tls-key", metavar="FILE", default="", help="its key")
+    verb.add_argument("--tls-ca", metavar="FILE", default="",
+                      help="the CA that nodes shall trust (default: the last certificate of the chain)")
+    verb.add_argument("--state", metavar="DIR", default=default_state(),
+                      help="where keys are kept from one run to the next (default: %(default)s)")
 
 
 def _port(text: str) -> int:
@@ -100,7 +107,8 @@ def _fail(message: str, hint: str, code: int) -> int:
 
 def _serve(bundle: Bundle, options: argparse.Namespace) -> None:
     serve(bundle, Options(options.bind, options.port, options.verify, options.key, options.workers,
-                          options.access_log, options.advertise))
+                          options.access_log, options.advertise, options.state, options.tls, options.tls_cert,
+                          options.tls_key, options.tls_ca))
 
 
 def _verify(bundle: Bundle, options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from typing import Dict
+from typing import Dict, Optional
 
 from .bundle import SUMS, Bundle
 from .errors import IntegrityError
@@ -23,19 +23,23 @@ def assignments(settings: Dict[str, str]) -> str:
 
 
 class NodeScript:
-    """Renders deploy.sh for any server address; the parts are read from the bundle once, and checked."""
+    """Renders deploy.sh for any server address; the parts are read from the bundle once, and checked.
 
-    def __init__(self, bundle: Bundle) -> None:
+    `settings` are the server's own, which come before the bundle's.
+    """
+
+    def __init__(self, bundle: Bundle, settings: Optional[Dict[str, str]] = None) -> None:
         names = sorted(path for path in bundle.members if path.startswith(_FOLDER) and path.endswith(".sh"))
         if not names:
             raise IntegrityError("the bundle has no {}*.sh, so no deploy.sh can be made".format(_FOLDER))
         self._parts = "".join(_line_end(bundle.read(name).decode("utf-8")) for name in names)
         self._sums = bundle.digests[SUMS]
+        self._ours = settings or {}
         self._node = {name: bundle.info.node[name] for name in sorted(bundle.info.node)}
 
     def render(self, server: str) -> bytes:
         """The whole script for `server` (an URL without a slash at its end); the same bytes every time."""
-        settings = {"SERVER": server, "SUMS_SHA256": self._sums}
+        settings = {"SERVER": server, "SUMS_SHA256": self._sums, **self._ours}
         settings.update((name, value) for name, value in self._node.items() if name not in settings)
         return (_HEAD + assignments(settings) + self._parts + _TAIL).encode("utf-8")
 

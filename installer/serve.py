@@ -2,13 +2,15 @@
 
 import os
 import re
+import secrets
 import socket
 import sys
 from typing import List, NamedTuple, Optional
+from urllib.parse import urlsplit
 
-from . import address
+from . import address, certificate
 from .bundle import Bundle
-from .errors import UsageError
+from .errors import HostError, UsageError
 from .nodescript import NodeScript
 from .progress import Progress, human
 from .server.accesslog import AccessLog
@@ -21,7 +23,10 @@ _URL = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~/-]*)?")
 
 
 class Options(NamedTuple):
-    """The options of `serve`; `workers` 0 = one for each core, `access_log` "-" = stdout."""
+    """The options of `serve`; `workers` 0 = one for each core, `access_log` "-" = stdout.
+
+    `tls` makes a key pair in the directory `state` unless `tls_cert` and `tls_key` name one.
+    """
 
     bind: str
     port: int
@@ -30,6 +35,19 @@ class Options(NamedTuple):
     workers: int
     access_log: Optional[str]
     advertise: str
+    state: str
+    tls: bool = False
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_ca: str = ""
+
+
+def default_state() -> str:
+    """Where the server keeps what must outlive a restart: its keys and the token of the nodes' reports."""
+    if os.geteuid() == 0:
+        return "/var/lib/kubecarry-server"
+    home = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(home, "kubecarry")
 
 
 def serve(bundle: Bundle, options: Options) -> None:
@@ -39,14 +57,20 @@ def serve(bundle: Bundle, options: Options) -> None:
     advertise = options.advertise.rstrip("/")
     log = AccessLog(options.access_log) if options.access_log is not None else None
     with address.bind(options.bind, options.port) as sock:
+        identity = _identity(options)
         _check(bundle, options)
-        script = NodeScript(bundle)
-        app = App(bundle, script, report)
+        ours = {"REPORT_TOKEN": _token(options.state)}
+        if identity:
+            ours.update(SERVER_CA=identity.ca, SERVER_PIN=identity.pin)
+        script = NodeScript(bundle, ours)
+        app = App(bundle, script, report, identity.ca if identity else "")
         address.listen(sock)
-        lines = instructions(bundle, script, [advertise] if advertise else _urls(sock))
+        lines = instructions(bundle, script, [advertise] if advertise else _urls(sock, identity is not None),
+                             identity.pin if identity else "")
+        tls = identity.context if identity else None
 
         def make_loop(lifeline: int) -> Loop:
-            return Loop(app, [sock], lifeline, report, log, advertise)
+            return Loop(app, [sock], lifeline, report, log, advertise, tls)
 
         supervisor = Supervisor(options.workers or os.cpu_count() or 1, [sock], make_loop, report, _Watch(bundle))
         supervisor.run(lambda: print(lines, flush=True))
@@ -69,16 +93,17 @@ def checked(bundle: Bundle, key: str, workers: int = 0) -> Result:
     return result
 
 
-def instructions(bundle: Bundle, script: NodeScript, urls: List[str]) -> str:
+def instructions(bundle: Bundle, script: NodeScript, urls: List[str], pin: str = "") -> str:
     """What to type on the nodes, for each URL of the server: the short form, and the one that pins deploy.sh."""
+    trust = " --pinnedpubkey '{}' -k".format(pin) if pin else ""
     info = bundle.info
     size = sum(member.size for member in bundle.members.values())
     lines = ["Serving release {} (Kubernetes {}): {} files, {} images, {}. Stop with Ctrl-C.".format(
         info.release, info.kubernetes, len(bundle.members), len(info.images), human(size))]
     for url in urls:
-        short = "  curl -fsSL {}/deploy.sh | bash -s {{}}".format(url)
-        pinned = ('  curl -fsSL {0}/deploy.sh -o deploy.sh && echo "{1}  deploy.sh" | sha256sum -c - '
-                  "&& bash deploy.sh {{}}").format(url, script.digest(url))
+        short = "  curl -fsSL{} {}/deploy.sh | bash -s {{}}".format(trust, url)
+        pinned = ('  curl -fsSL{2} {0}/deploy.sh -o deploy.sh && echo "{1}  deploy.sh" | sha256sum -c - '
+                  "&& bash deploy.sh {{}}").format(url, script.digest(url), " -k" if pin else "")
         join = "join --token TOKEN MASTER:6443"
         lines += ["", "For nodes that reach this machine at {}, as root:".format(url),
                   "on the first master", short.format("master"),
@@ -109,5 +134,35 @@ def _check(bundle: Bundle, options: Options) -> None:
         check_signature(bundle, options.key)
 
 
-def _urls(sock: socket.socket) -> List[str]:
-    return [url_of(pair) for pair in address.reachable(sock)]
+def _urls(sock: socket.socket, secure: bool) -> List[str]:
+    return [url_of(pair, secure) for pair in address.reachable(sock)]
+
+
+def _identity(options: Options) -> Optional[certificate.Identity]:
+    if bool(options.tls_cert) != bool(options.tls_key) or (options.tls_ca and not options.tls_cert):
+        raise UsageError("--tls-cert and --tls-key belong together, --tls-ca needs both",
+                         "give both, or --tls alone to have a pair made")
+    if options.tls_cert:
+        return certificate.load(options.tls_cert, options.tls_key, options.tls_ca)
+    if not options.tls:
+        return None
+    host = urlsplit(options.advertise).hostname
+    return certificate.kept(options.state, [host] if host else [])
+
+
+def _token(folder: str) -> str:
+    """What nodes must show with their reports; the same after a restart, where it can be kept."""
+    path = os.path.join(folder, "report.token")
+    token = secrets.token_hex(16)
+    try:
+        with open(path) as file:
+            kept = file.read().strip()
+        if re.fullmatch("[0-9a-f]{32}", kept):
+            return kept
+    except (OSError, UnicodeDecodeError):
+        pass
+    try:
+        certificate.write(path, token + "\n")
+    except HostError as error:
+        report("{}; nodes that are under way report no more once the server is restarted".format(error.message))
+    return token

@@ -52,6 +52,13 @@ class Server:
         return self.process.wait(timeout)
 
 
+def installer(*arguments: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
+    """Run the installer to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "installer", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60
+    )
+
+
 @contextlib.contextmanager
 def serving(
     bundle: Path,
@@ -64,7 +71,8 @@ def serving(
 ) -> Iterator[Server]:
     """Serve `bundle` from a free port, until the end of the block; `folder` takes stdout and stderr."""
     output, errors = folder / "serve.out", folder / "serve.err"
-    command = [python, "-m", "installer", "serve", str(bundle), "--bind", host, "--port", str(port), *options]
+    command = [python, "-m", "installer", "serve", str(bundle), "--bind", host, "--port", str(port)]
+    command += ["--state", str(folder / "state"), *options]
     with output.open("wb") as out, errors.open("wb") as err:
         process = subprocess.Popen(command, cwd=cwd, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
     try:

@@ -50,7 +50,7 @@ take_lock() {
 
 # begin: root, lock, log, state directory; what every verb that changes the host does first.
 begin() {
-  [ "$(id -u)" = 0 ] || die $E_ENVIRONMENT 'not root' "run it as root: curl -fsSL $SERVER/deploy.sh | sudo bash -s $VERB …"
+  [ "$(id -u)" = 0 ] || die $E_ENVIRONMENT 'not root' "run it as root: $(deploy_curl) | sudo bash -s $VERB …"
   take_lock
   open_log
   mkdir -p "$STATE"
@@ -69,6 +69,7 @@ finish() {
   local code=$1
   trap - EXIT
   [ -z "$CHILD$IMAGES_PID" ] || kill ${CHILD:+"$CHILD"} ${IMAGES_PID:+"$IMAGES_PID"} 2>/dev/null || true
+  [ -z "$CA_FILE" ] || rm -f "$CA_FILE"
   [ ! -d "$STATE/tmp" ] || [ "$LOG_SINK" = /dev/null ] || rm -rf "$STATE/tmp"
   if [ "$code" -ne 0 ] && [ -z "$REPORTED" ]; then
     printf 'error: %s failed unexpectedly (code %s)%s\n       see %s, then run the same line again: it goes on from there\n' \

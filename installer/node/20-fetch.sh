@@ -6,9 +6,31 @@ FETCH_WORKERS=6
 FETCH_PATIENCE=60
 CACHE=$STATE/cache
 
-# get URL FILE: one attempt, resuming FILE; sets HTTP_CODE; returns curl's code. The server is inside: never by proxy.
+# Over https the server is trusted by SERVER_CA (PEM) alone; curl takes it as a file only, made once by trust_server.
+CA_FILE=''
+
+trust_server() {
+  [ -n "${SERVER_CA:-}" ] || return 0
+  CA_FILE=$(mktemp)
+  printf '%s' "$SERVER_CA" >"$CA_FILE"
+}
+
+# curl_server ARG…: curl for what the server has. It is inside: never by proxy.
+curl_server() {
+  if [ -n "$CA_FILE" ]; then set -- --cacert "$CA_FILE" --capath /dev/null "$@"; fi
+  curl -g --noproxy '*' "$@"
+}
+
+# deploy_curl: the words that fetch deploy.sh for a pipe into bash; over https they pin the server's key.
+deploy_curl() {
+  local pin=''
+  [ -z "${SERVER_PIN:-}" ] || pin=" --pinnedpubkey '$SERVER_PIN' -k"
+  printf 'curl -fsSL%s %s/deploy.sh' "$pin" "$SERVER"
+}
+
+# get URL FILE: one attempt, resuming FILE; sets HTTP_CODE; returns curl's code.
 get() {
-  HTTP_CODE=$(curl -g -sS -f --noproxy '*' --connect-timeout 5 --speed-limit 1 --speed-time 20 -C - \
+  HTTP_CODE=$(curl_server -sS -f --connect-timeout 5 --speed-limit 1 --speed-time 20 -C - \
     -w '%{http_code}' -o "$2" -- "$1" 2>>"$LOG_SINK" </dev/null)
 }
 

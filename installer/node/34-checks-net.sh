@@ -81,7 +81,7 @@ check_clock() {
   local header skew year
   year=$(date -u +%Y)
   if [ "$year" -lt 2024 ]; then fault "the clock says $(date -u +%F)" 'set it (date -s, or start chronyd): certificates would not be valid'; fi
-  header=$(curl -sI --noproxy '*' --max-time 5 "$SERVER/healthz" 2>/dev/null | tr -d '\r' | sed -n 's/^[Dd]ate: //p') || true
+  header=$(curl_server -sI --max-time 5 "$SERVER/healthz" 2>/dev/null | tr -d '\r' | sed -n 's/^[Dd]ate: //p') || true
   [ -n "$header" ] || return 0
   skew=$(($(date +%s) - $(date -d "$header" +%s)))
   if [ ${skew#-} -gt 60 ]; then
@@ -115,7 +115,7 @@ check_other_firewall() {
 }
 
 check_server() {
-  curl -fs --noproxy '*' --connect-timeout 5 --max-time 10 -o /dev/null "$SERVER/healthz" 2>/dev/null ||
+  living_server ||
     fault "$SERVER does not answer" 'check that the server still runs, and the firewall and route between'
 }
 

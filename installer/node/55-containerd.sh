@@ -2,6 +2,7 @@
 # containerd: the bundle's server as the only registry, systemd cgroups, the pause image of the bundle.
 
 CONTAINERD_SOCKET=/run/containerd/containerd.sock
+CONTAINERD_CA=/etc/containerd/kubecarry-ca.pem
 
 # containerd_config: the whole config.toml.
 containerd_config() {
@@ -25,7 +26,12 @@ END
 # registry_hosts: a hosts.toml. Its server line takes the place of the upstream, so that nothing is asked there, ever;
 # a [host] table alone would only come before it, and a file without one is refused, which leads upstream again.
 registry_hosts() {
-  printf 'server = "%s"\n\n[host."%s"]\n  capabilities = ["pull", "resolve"]\n' "$SERVER" "$SERVER"
+  local ca='' server
+  [ -z "${SERVER_CA:-}" ] || printf -v ca 'ca = "%s"\n' $CONTAINERD_CA
+  printf 'server = "%s"\n%s' "$SERVER" "$ca"
+  while read -r server; do # in this order, the next where one fails
+    printf '\n[host."%s"]\n  capabilities = ["pull", "resolve"]\n%s' "$server" "${ca:+  $ca}"
+  done <<<"$(all_servers)"
 }
 
 # containerd_ours: whether containerd came with this installation (decided at the first run, before packages).
@@ -36,6 +42,7 @@ configure_containerd() {
   note_unit containerd.service
   put_file 0644 /etc/containerd/config.toml <<<"$(containerd_config)" # no pipe: CHANGED must reach this shell
   restart=$CHANGED
+  [ -z "${SERVER_CA:-}" ] || put_file 0644 $CONTAINERD_CA <<<"$SERVER_CA"
   for registry in $REGISTRIES _default; do
     registry_hosts | put_file 0644 "/etc/containerd/certs.d/$registry/hosts.toml" # read at each pull: needs no restart
   done

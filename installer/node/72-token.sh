@@ -19,10 +19,11 @@ print_join() {
   hash=$(ca_hash </etc/kubernetes/pki/ca.crt)
   arguments="join --token $1 --ca-cert-hash $hash ${endpoint#https://}"
   printf '\nTo join a node, run there as root (the token expires after 24 h; the verb "token" prints a new line):\n\n'
-  printf '  curl -fsSL %s/deploy.sh | bash -s %s\n' "$SERVER" "$arguments"
-  digest=$(curl -fsS --noproxy '*' --max-time 10 "$SERVER/deploy.sh" 2>/dev/null | sha256sum) || return 0
+  printf '  %s | bash -s %s\n' "$(deploy_curl)" "$arguments"
+  digest=$(curl_server -fsS --max-time 10 "$SERVER/deploy.sh" 2>/dev/null | sha256sum) || return 0
   printf '\nor, safe against a changed script on the way:\n\n'
-  printf '  curl -fsSL %s/deploy.sh -o deploy.sh && echo "%s  deploy.sh" | sha256sum -c - && bash deploy.sh %s\n\n' "$SERVER" "${digest%% *}" "$arguments"
+  printf '  curl -fsSL%s %s/deploy.sh -o deploy.sh && echo "%s  deploy.sh" | sha256sum -c - && bash deploy.sh %s\n\n' \
+    "${SERVER_PIN:+ -k}" "$SERVER" "${digest%% *}" "$arguments"
 }
 
 # need_master: the verb works on a finished master only.

@@ -8,7 +8,7 @@ OPT_ROLE=master
 
 usage() {
   cat >&2 <<END
-usage: curl -fsSL $SERVER/deploy.sh | bash -s VERB [OPTION…]
+usage: $(deploy_curl) | bash -s VERB [OPTION…]
 
   preflight [master|join]   list every problem of this host; changes nothing
   master, m                 make this host the master of a new cluster

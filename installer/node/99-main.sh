@@ -118,6 +118,7 @@ main() {
   drop_proxies
   parse "$@"
   trap 'finish $?' EXIT
+  trust_server
   trap 'interrupted 130' INT
   trap 'interrupted 143' TERM HUP
   set -E

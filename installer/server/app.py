@@ -30,11 +30,12 @@ class App:
     Raises IntegrityError if an image's manifest is missing or damaged.
     """
 
-    def __init__(self, bundle: Bundle, script: NodeScript, report: Callable[[str], None]) -> None:
+    def __init__(self, bundle: Bundle, script: NodeScript, report: Callable[[str], None], ca: str = "") -> None:
         self.source = bundle.source
         self._report = report
         self._content = Content(bundle)
         self._script = script
+        self._ca = ca.encode("ascii")  # PEM; empty without TLS
         self._registry = Registry(bundle, self._content)
         self._repos = Repos(bundle)
         self._entities: Dict[str, Entity] = {
@@ -78,6 +79,8 @@ class App:
             return self._deploy(origin())
         if path == "/healthz":
             return text(200, "ok")
+        if path == "/ca.pem" and self._ca:
+            return self._plain(self._ca)
         if path in self._repos.paths:
             return self._plain(self._repos.render(path, origin()))
         return text(404, _MISSING)

@@ -5,9 +5,10 @@ import socket
 from typing import TYPE_CHECKING, Optional
 
 from .content import Changed
-from .outbox import Outbox
+from .outbox import AnySocket, Outbox
 from .reply import Reply, text
 from .request import RequestError, check_partial, parse
+from .tls import TlsSocket
 
 if TYPE_CHECKING:
     from .loop import Loop
@@ -20,7 +21,7 @@ _LINGER_BYTES = 1 << 20
 _READ = 16 << 10
 _MEMO_KEY = 2048
 _QUIET = getattr(socket, "MSG_NOSIGNAL", 0)
-_READING, _WRITING, _LINGERING = range(3)
+_READING, _WRITING, _LINGERING, _SHAKING = range(4)
 
 
 class Connection:
@@ -29,13 +30,13 @@ class Connection:
     __slots__ = ("_buffer", "_fd", "_lingered", "_loop", "_outbox", "_phase", "_reply", "_sent", "_sock",
                  "_started", "deadline", "peer")
 
-    def __init__(self, loop: "Loop", sock: socket.socket, peer: str) -> None:
+    def __init__(self, loop: "Loop", sock: AnySocket, peer: str) -> None:
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
         self.peer = peer
         self.deadline = loop.now + HEAD_SECONDS
-        self._phase = _READING
+        self._phase = _SHAKING if isinstance(sock, TlsSocket) else _READING
         self._buffer = b""
         self._outbox: Optional[Outbox] = None
         self._reply: Optional[Reply] = None
@@ -58,6 +59,8 @@ class Connection:
                     self.close()
             elif self._phase == _WRITING:
                 self._resume()
+            elif self._phase == _SHAKING:
+                self._shake()
             else:
                 self._linger()
         except (BlockingIOError, InterruptedError):
@@ -90,6 +93,13 @@ class Connection:
     def origin(self) -> str:
         """The URL under which this client reached the server: by the socket's own address, not by any header."""
         return self._loop.origin(self._sock.getsockname())
+
+    def _shake(self) -> None:
+        """Go on with the TLS handshake; its deadline is that of the first request head."""
+        wanted = self._sock.handshake() if isinstance(self._sock, TlsSocket) else 0
+        self._loop.epoll.modify(self._fd, wanted or select.EPOLLIN)
+        if not wanted:
+            self._phase = _READING
 
     def _process(self, data: bytes) -> None:
         """Answer every whole request in `data`, as long as the client takes the replies."""

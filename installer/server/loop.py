@@ -4,13 +4,16 @@ import errno
 import os
 import select
 import socket
+import ssl
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from .accesslog import AccessLog
 from .app import App
 from .connection import Connection
+from .outbox import AnySocket
 from .reply import Reply, date_line
+from .tls import TlsSocket
 
 _TICK = 1.0
 _BATCH = 256
@@ -24,7 +27,7 @@ class Loop:
     """Serves an App until `lifeline` says STOP (finish what is under way) or ends (the parent died)."""
 
     def __init__(self, app: App, listeners: List[socket.socket], lifeline: int, report: Callable[[str], None],
-                 log: Optional[AccessLog] = None, advertise: str = "") -> None:
+                 log: Optional[AccessLog] = None, advertise: str = "", tls: Optional[ssl.SSLContext] = None) -> None:
         self.app = app
         self.source = app.source
         self.report = report
@@ -35,6 +38,7 @@ class Loop:
         self.memo: Dict[bytes, Reply] = {}
         self.epoll = select.epoll()
         self._advertise = advertise
+        self._tls = tls
         self._lifeline = lifeline
         self._listeners = listeners
         self._connections: Dict[int, Connection] = {}
@@ -76,7 +80,7 @@ class Loop:
 
     def origin(self, address: Tuple[Any, ...]) -> str:
         """The URL of the server at a socket address of its own, unless another one is advertised."""
-        return self._advertise or url_of(address)
+        return self._advertise or url_of(address, self._tls is not None)
 
     def _listen(self) -> None:
         for sock in self._listeners:
@@ -115,7 +119,12 @@ class Loop:
         except OSError:  # the kernel's limit of watched files
             sock.close()
             return
-        connection = Connection(self, sock, peer)
+        try:
+            ours: AnySocket = TlsSocket(sock, self._tls) if self._tls else sock
+        except OSError:  # the client has gone already
+            sock.close()
+            return
+        connection = Connection(self, ours, peer)
         self._connections[fd] = connection
         self._handlers[fd] = connection.handle
 
@@ -148,9 +157,9 @@ class Loop:
             connection.close()
 
 
-def url_of(address: Tuple[Any, ...]) -> str:
+def url_of(address: Tuple[Any, ...], secure: bool = False) -> str:
     """The URL of a socket address: `('10.0.0.1', 8000)` is `http://10.0.0.1:8000`."""
     host, port = str(address[0]), int(address[1])
     if host.startswith("::ffff:"):
         host = host[len("::ffff:"):]
-    return "http://{}:{}".format("[{}]".format(host) if ":" in host else host, port)
+    return "http{}://{}:{}".format("s" if secure else "", "[{}]".format(host) if ":" in host else host, port)

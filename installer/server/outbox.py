@@ -4,16 +4,18 @@ import collections
 import errno
 import os
 import socket
-from typing import Deque, Sequence
+from typing import Deque, Sequence, Union
 
 from ..source import Source
 from .content import Changed
 from .reply import Part, Slice
+from .tls import TlsSocket
 
 CHUNK = 512 << 10  # of a member at one go, so that no client waits long for its turn
 _COPY = 256 << 10  # the same where the kernel cannot send from a file
 _QUIET = getattr(socket, "MSG_NOSIGNAL", 0)
 _MORE = getattr(socket, "MSG_MORE", 0) | _QUIET
+AnySocket = Union[socket.socket, TlsSocket]
 _NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
@@ -29,7 +31,7 @@ class Outbox:
         self._offset = self._left = 0
         self.done = not parts
 
-    def flush(self, sock: socket.socket) -> int:
+    def flush(self, sock: AnySocket) -> int:
         """Send until the socket is full or a chunk of a member is out; the number of bytes it took.
 
         Raises OSError from the socket, Changed if the bundle is no longer what it was.
@@ -60,7 +62,7 @@ class Outbox:
         self._parts.popleft()
         self.done = not self._parts
 
-    def _send_bytes(self, sock: socket.socket, part: bytes) -> int:
+    def _send_bytes(self, sock: AnySocket, part: bytes) -> int:
         sent = sock.send(part, _MORE if len(self._parts) > 1 else _QUIET)
         if sent == len(part):
             self._next()
@@ -68,7 +70,7 @@ class Outbox:
             self._parts[0] = part[sent:]
         return sent
 
-    def _send_slice(self, sock: socket.socket, part: Slice) -> int:
+    def _send_slice(self, sock: AnySocket, part: Slice) -> int:
         if self._fd < 0:
             self._begin(part)
         if not self._source.intact(self._fd, part.member):
@@ -88,8 +90,10 @@ class Outbox:
         self._offset, self._left = part.member.offset + part.start, part.size
 
 
-def _transfer(sock: socket.socket, fd: int, offset: int, size: int) -> int:
+def _transfer(sock: AnySocket, fd: int, offset: int, size: int) -> int:
     """Move up to `size` bytes of a file to a socket; 0 at the end of the file. Raises BlockingIOError."""
+    if isinstance(sock, TlsSocket):
+        return sock.send_file(fd, offset, size)
     try:
         return os.sendfile(sock.fileno(), fd, offset, size)
     except OSError as error:

@@ -6,6 +6,8 @@ from typing import Callable, Dict, List
 from ..bundle import Bundle
 from ..contract import Host
 
+_YUM_CA = "/etc/pki/tls/certs/kubecarry.pem"
+_APT_CA = "/etc/apt/kubecarry.pem"
 _ARMOR = b"-----BEGIN PGP"
 
 
@@ -29,6 +31,8 @@ class Repos:
         lines = ["[kubecarry]", "name=Kubecarry {} for {}".format(self._bundle.info.release, host.name),
                  "baseurl={}/{}/".format(server, host.path), "enabled=1",
                  "module_hotfixes=1"]  # the bundle is chosen already: no stream is to hide a part of it
+        if server.startswith("https:"):
+            lines += [_ca_note(server, _YUM_CA), "sslcacert=" + _YUM_CA]
         if not host.keys:
             return ["# The bundle carries no key for these packages: they are not checked.", *lines, "gpgcheck=0"]
         lines += ["gpgcheck=1", "gpgkey=" + " ".join("{}/{}".format(server, key) for key in host.keys)]
@@ -38,7 +42,7 @@ class Repos:
 
     def _sources(self, host: Host, server: str) -> List[str]:
         """For /etc/apt/sources.list.d, with the keys inside; apt 2.4 and later."""
-        lines = ["Types: deb", "URIs: {}/{}/".format(server, host.path), "Suites: ./"]
+        lines = [*_apt_note(server), "Types: deb", "URIs: {}/{}/".format(server, host.path), "Suites: ./"]
         if not self._signed(host):
             return ["# The bundle's repository is not signed: it is not checked.", *lines, "Trusted: yes"]
         keys = [line for key in host.keys for line in armored(self._bundle.read(key)).split("\n")]
@@ -47,14 +51,26 @@ class Repos:
     def _list(self, host: Host, server: str) -> List[str]:
         """The same in one line, with the key in a file, for any apt."""
         if not self._signed(host):
-            return ["# The bundle's repository is not signed: it is not checked.",
+            return [*_apt_note(server), "# The bundle's repository is not signed: it is not checked.",
                     "deb [trusted=yes] {}/{}/ ./".format(server, host.path)]
         name = "/etc/apt/keyrings/kubecarry." + host.keys[0].rpartition(".")[2]
-        return ["# First: mkdir -p /etc/apt/keyrings; curl -fsSL {}/{} -o {}".format(server, host.keys[0], name),
+        return [*_apt_note(server),
+                "# First: mkdir -p /etc/apt/keyrings; curl -fsSL {}/{} -o {}".format(server, host.keys[0], name),
                 "deb [signed-by={}] {}/{}/ ./".format(name, server, host.path)]
 
     def _signed(self, host: Host) -> bool:
         return bool(host.keys) and host.path + "/InRelease" in self._bundle.members
+
+
+def _ca_note(server: str, path: str) -> str:
+    return "# First: put {}/ca.pem at {}, fetched with the words of curl that `serve` printed.".format(server, path)
+
+
+def _apt_note(server: str) -> List[str]:
+    if not server.startswith("https:"):
+        return []
+    return [_ca_note(server, _APT_CA), '# And to apt.conf.d: Acquire::https::{}::CaInfo "{}";'.format(
+        server.partition("://")[2].rpartition(":")[0], _APT_CA)]
 
 
 def armored(key: bytes) -> str:

@@ -19,6 +19,7 @@ import createrepo_c
 import pytest
 
 from tests.bundles import add_image, complete, make_bundle
+from tests.integration.runtime import running_containerd
 from tests.integration.upstream import rpms
 from tests.serving import Server, serving
 
@@ -200,24 +201,8 @@ def test_dnf_installs_with_nothing_but_a_baseurl(server: Server, tmp_path: Path)
 
 @pytest.fixture
 def containerd(tmp_path: Path) -> Iterator[Path]:
-    """A containerd of our own; the path of its socket."""
-    config, socket = tmp_path / "config.toml", tmp_path / "c.sock"
-    config.write_text(
-        f'version = 2\nroot = "{tmp_path}/root"\nstate = "{tmp_path}/state"\n'
-        'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.overlayfs"]\n'
-        f'[grpc]\n  address = "{socket}"\n'
-    )
-    with (tmp_path / "containerd.log").open("wb") as log:
-        process = subprocess.Popen(["containerd", "-c", config], stdout=log, stderr=log)
-    try:
-        for _ in range(200):
-            if socket.exists() and run("ctr", "-a", socket, "version", check=False).returncode == 0:
-                break
-            time.sleep(0.05)
-        yield socket
-    finally:
-        process.terminate()
-        process.wait(20)
+    with running_containerd(tmp_path) as path:
+        yield path
 
 
 @pytest.mark.root

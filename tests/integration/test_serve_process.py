@@ -19,6 +19,7 @@ from tests.serving import (
     Server,
     descriptors,
     free_port,
+    installer,
     memory,
     read_all,
     read_reply,
@@ -34,12 +35,6 @@ GET_LARGE = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bundle(tmp_path_factory.mktemp("bundle") / "b.tar", {"large": LARGE, "small": b"s" * 2048})
-
-
-def installer(*arguments: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "installer", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60
-    )
 
 
 def gone(pids: list[int], seconds: float = 5) -> bool:
