@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bundler.errors import IntegrityError
 from bundler.known import Known, identity, settled
+from bundler.spans import Spans, spans
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -129,33 +130,34 @@ def _pax_record(key: str, value: int) -> bytes:
 
 
 def write(
-    fd: int,
+    file: int | Spans,
     members: Sequence[Member],
     mtime: int,
     jobs: int,
     advance: Callable[[int], None],
     known: Known | None = None,
 ) -> None:
-    """Write a tar to an empty file opened for reading and writing.
+    """Write a tar to empty files opened for reading and writing.
 
     One thread copies inside the kernel; ``jobs`` others hash what has landed, so what is checked is the tar itself.
     Files that ``known`` holds are not hashed again, and those that were hashed are noted there. ``advance`` is called
     with each number of bytes done. DamagedSource if a file is not what its member says.
     """
     hashing: list[_Landed] = []
+    target = spans(file)
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         try:
             position = 0
             for member in members:
-                entry, status = _write_member(fd, member, mtime, position)
+                entry, status = _write_member(target, member, mtime, position)
                 if known and status and known.holds(member.sha256, status):
                     advance(member.size)
                 else:
-                    hashing.append(_Landed(member, status, pool.submit(_hash, fd, entry, advance)))
+                    hashing.append(_Landed(member, status, pool.submit(_hash, target, entry, advance)))
                 position = entry.offset + entry.size + padding(entry.size)
                 while hashing and hashing[0].digest.done():
                     hashing.pop(0).check(known)
-            _pwrite(fd, END, position)
+            target.pwrite(END, position)
             for landed in hashing:
                 landed.check(known)
         except BaseException:
@@ -178,38 +180,41 @@ class _Landed:
             known.note(self.member.sha256, self.status)
 
 
-def _write_member(fd: int, member: Member, mtime: int, position: int) -> tuple[Entry, os.stat_result | None]:
+def _write_member(target: Spans, member: Member, mtime: int, position: int) -> tuple[Entry, os.stat_result | None]:
     head = header(member.path, member.size, mtime)
-    _pwrite(fd, head, position)
+    target.pwrite(head, position)
     entry = Entry(member.path, position + len(head), member.size)
     status = None
     if isinstance(member.source, bytes):
-        _pwrite(fd, member.source, entry.offset)
+        target.pwrite(member.source, entry.offset)
     else:
-        status = _copy_file(member, fd, entry.offset)
-    _pwrite(fd, bytes(padding(member.size)), entry.offset + entry.size)
+        status = _copy_file(member, target, entry.offset)
+    target.pwrite(bytes(padding(member.size)), entry.offset + entry.size)
     return entry, status
 
 
-def _copy_file(member: Member, fd: int, offset: int) -> os.stat_result | None:
+def _copy_file(member: Member, target: Spans, offset: int) -> os.stat_result | None:
     """Copy a member's file; returns its status, or None if it changed under way."""
     source = os.open(str(member.source), os.O_RDONLY | os.O_CLOEXEC)
     try:
         before = os.fstat(source)
         if before.st_size != member.size:
             raise DamagedSource.of(member)
-        _copy_bytes(source, fd, offset, member.size)
+        done = 0
+        for fd, inside, length in target.at(offset, member.size):
+            _copy_bytes(source, done, fd, inside, length)
+            done += length
         return before if identity(os.fstat(source)) == identity(before) else None
     finally:
         os.close(source)
 
 
-def _copy_bytes(source: int, fd: int, offset: int, size: int) -> None:
-    """Copy without passing through this process, where the kernel and the file systems can."""
+def _copy_bytes(source: int, begin: int, fd: int, offset: int, size: int) -> None:
+    """Copy ``size`` bytes from ``begin`` on, not through this process where the kernel and the file systems can."""
     done = 0
     try:
         while done < size:
-            count = os.copy_file_range(source, fd, size - done, done, offset + done)
+            count = os.copy_file_range(source, fd, size - done, begin + done, offset + done)
             if not count:
                 break
             done += count
@@ -217,26 +222,20 @@ def _copy_bytes(source: int, fd: int, offset: int, size: int) -> None:
         if reason.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM):
             raise
     while done < size:
-        chunk = os.pread(source, min(CHUNK, size - done), done)
+        chunk = os.pread(source, min(CHUNK, size - done), begin + done)
         if not chunk:
             raise OSError(errno.EIO, "file shrank while it was read")
-        _pwrite(fd, chunk, offset + done)
+        Spans([fd]).pwrite(chunk, offset + done)
         done += len(chunk)
 
 
-def _pwrite(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(fd, view, offset)
-        view, offset = view[count:], offset + count
-
-
-def read(fd: int) -> tuple[list[Entry], int]:
+def read(fd: int | Spans) -> tuple[list[Entry], int]:
     """Return the entries of a bundle's tar, in order, and the one time stamp that all of them bear.
 
-    IntegrityError naming the member if any byte outside the members' contents is not as ``write`` would write it.
+    IntegrityError naming the member if any byte outside the members' contents is not as ``write`` would write it; what
+    follows the last member is left to ``check_end``.
     """
-    end = os.fstat(fd).st_size
+    end = spans(fd).size()
     entries: list[Entry] = []
     names: set[str] = set()
     mtime = _octal(_pread(fd, BLOCK, 0)[136:147], "time stamp of the first member")
@@ -253,23 +252,24 @@ def read(fd: int) -> tuple[list[Entry], int]:
         if any(_pread(fd, padding(entry.size), position)):
             raise IntegrityError(f"bytes after the end of member {entry.path}")
         position += padding(entry.size)
-    _check_end(fd, position, end)
     return entries, mtime
 
 
-def _check_end(fd: int, position: int, end: int) -> None:
-    tail = os.pread(fd, len(END), position)
+def check_end(fd: int | Spans, last: Entry) -> None:
+    """Return if the tar ends after its ``last`` entry as it should; IntegrityError naming it otherwise."""
+    position, end = last.offset + last.size + padding(last.size), spans(fd).size()
+    tail = spans(fd).pread(len(END), position)
     if tail != END[: len(tail)] or end > position + len(END):
-        raise IntegrityError(f"trailing bytes after the end of the archive, at offset {position + BLOCK}")
+        raise IntegrityError(f"trailing bytes after the end of the archive, behind {last.path}")
     if len(tail) < len(END):
         raise IntegrityError("truncated: the end of the archive is missing")
 
 
-def _read_entry(fd: int, position: int, mtime: int, before: list[Entry]) -> Entry:
+def _read_entry(fd: int | Spans, position: int, mtime: int, before: list[Entry]) -> Entry:
     after = f"after {before[-1].path}" if before else "at the beginning"
     block = _pread(fd, BLOCK, position)
     if block[257:263] != b"ustar\0":
-        raise IntegrityError(f"no tar header {after}, at offset {position}")
+        raise IntegrityError(f"no tar header {after}, at offset {position}, where it says {_path(block)[:100]!r}")
     size = None
     start = position
     if block[156:157] == b"x":
@@ -308,21 +308,23 @@ def _octal(digits: bytes, what: str) -> int:
     return int(digits, 8)
 
 
-def _pread(fd: int, size: int, offset: int) -> bytes:
-    data = os.pread(fd, size, offset)
+def _pread(fd: int | Spans, size: int, offset: int) -> bytes:
+    data = spans(fd).pread(size, offset)
     if len(data) < size:
         raise IntegrityError(f"truncated: the file ends at offset {offset + len(data)}")
     return data
 
 
-def content(fd: int, entry: Entry) -> bytes:
+def content(fd: int | Spans, entry: Entry) -> bytes:
     """Return the bytes of a small member; IntegrityError if it is too big to be held in memory."""
     if entry.size > SMALL:
         raise IntegrityError(f"{entry.path}: {entry.size} bytes, which is far too many")
     return _pread(fd, entry.size, entry.offset)
 
 
-def hash_entries(fd: int, entries: Iterable[Entry], jobs: int, advance: Callable[[int], None]) -> dict[str, str]:
+def hash_entries(
+    fd: int | Spans, entries: Iterable[Entry], jobs: int, advance: Callable[[int], None]
+) -> dict[str, str]:
     """Return the sha256 of each entry by its path, read by ``jobs`` threads, the biggest first."""
     biggest_first = sorted(entries, key=lambda entry: -entry.size)
     with ThreadPoolExecutor(max(1, jobs)) as pool:
@@ -330,22 +332,43 @@ def hash_entries(fd: int, entries: Iterable[Entry], jobs: int, advance: Callable
 
 
 def _hash_all(
-    pool: Executor, fd: int, entries: Sequence[Entry], advance: Callable[[int], None]
+    pool: Executor, fd: int | Spans, entries: Sequence[Entry], advance: Callable[[int], None]
 ) -> Iterator[tuple[str, str]]:
     digests = pool.map(lambda entry: _hash(fd, entry, advance), entries)
     for entry, digest in zip(entries, digests):
         yield entry.path, digest
 
 
-def _hash(fd: int, entry: Entry, advance: Callable[[int], None]) -> str:
-    digest, buffer = hashlib.sha256(), bytearray(min(CHUNK, entry.size) or 1)
-    view = memoryview(buffer)
-    done = 0
-    while done < entry.size:
-        count = os.preadv(fd, [view[: entry.size - done]], entry.offset + done)
-        if not count:
-            raise IntegrityError(f"truncated: the file ends inside member {entry.path}")
-        digest.update(view[:count])
-        advance(count)
-        done += count
+def _hash(fd: int | Spans, entry: Entry, advance: Callable[[int], None]) -> str:
+    digest, view = hashlib.sha256(), memoryview(bytearray(min(CHUNK, entry.size) or 1))
+    for part, inside, length in spans(fd).at(entry.offset, entry.size):
+        done = 0
+        while done < length:
+            count = os.preadv(part, [view[: length - done]], inside + done)
+            if not count:
+                raise IntegrityError(f"truncated: the file ends inside member {entry.path}")
+            digest.update(view[:count])
+            advance(count)
+            done += count
     return digest.hexdigest()
+
+
+def hash_file(fd: int, start: int = 0) -> str:
+    """Return the sha256 of a whole file from ``start`` on."""
+    return _hash(fd, Entry("", start, os.fstat(fd).st_size - start), lambda _: None)
+
+
+def hash_files(fds: Sequence[int], jobs: int) -> list[str]:
+    """Return the sha256 of each file, read by ``jobs`` threads."""
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        return list(pool.map(hash_file, fds))
+
+
+def layout(members: Iterable[Member]) -> list[Entry]:
+    """Return where ``write`` puts each member."""
+    found, position = [], 0
+    for member in members:
+        entry = Entry(member.path, position + len(header(member.path, member.size, 0)), member.size)
+        found.append(entry)
+        position = entry.offset + entry.size + padding(entry.size)
+    return found

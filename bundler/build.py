@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bundler import bundle, charts, closure, extras, output, repodata
 from bundler.archive import DamagedSource, Member, total_size
 from bundler.bundle import CarriedImage
+from bundler.delta import Base
 from bundler.errors import LockError, ManifestError
 from bundler.fetch.http import Blob
 from bundler.fetch.images import image_content
@@ -19,6 +20,7 @@ from bundler.fetch.pool import BlobJob, Job, blob_jobs, fetch_all, image_jobs
 from bundler.fetch.registry import Registry
 from bundler.lock import missing
 from bundler.locked import LockedFile, LockedPackage
+from bundler.output import WHOLE, Shape
 from bundler.progress import Progress
 from bundler.selection import Selection
 from bundler.store import Store
@@ -36,13 +38,18 @@ class Workshop:
 
 @dataclass(frozen=True)
 class Order:
-    """What a build makes: of which installer files (by member path), stamped when, signed by whom, written where."""
+    """What a build makes: of which installer files (by member path), stamped when, signed by whom, written where.
+
+    With a ``base``, only what that bundle lacks; ``shape`` is how it lies on the disk.
+    """
 
     selection: Selection
     installer: Mapping[str, Path]
     created: int
     key: ec.EllipticCurvePrivateKey | None
     output: Path
+    base: Base | None = None
+    shape: Shape = WHOLE
 
 
 @dataclass(frozen=True)
@@ -107,21 +114,23 @@ def _build(order: Order, workshop: Workshop) -> Built:
     body.sort(key=lambda member: member.path)
     contract = bundle.contract(selection, images, body, order.created)
     head = bundle.head(contract, body, order.key)
-    changed = _write(order, workshop, [*head, *body])
+    members = [order.base.member(), *head, *order.base.lacking(body)] if order.base else [*head, *body]
+    changed = _write(order, workshop, members)
     sums = next(member.sha256 for member in head if member.path == bundle.SUMS)
-    return Built(order.output, total_size([*head, *body]), len(head) + len(body), sums, changed)
+    return Built(order.output, total_size(members), len(members), sums, changed)
 
 
 def _write(order: Order, workshop: Workshop, members: Sequence[Member]) -> bool:
     """Write the bundle unless it is there; tells whether it was written."""
     progress, hashers = workshop.progress, os.cpu_count() or 1
     content = sum(member.size for member in members)
-    if order.output.exists():
+    if order.shape == WHOLE and order.output.exists():
         progress.stage("compare", content)
         if output.is_current(order.output, members, order.created, hashers, progress.advance):
             return False
     progress.stage("write", content)
-    output.write(order.output, members, order.created, hashers, progress.advance, workshop.store.known)
+    output.write(order.output, members, order.created, hashers, progress.advance, workshop.store.known,
+                 order.shape)
     return True
 
 

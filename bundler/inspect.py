@@ -31,6 +31,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "size": bundle.size,
         "members": len(bundle.entries),
         "signed": bundle.signature is not None,
+        "base": bundle.base,
         "parts": _parts(bundle),
         "roles": _roles(bundle),
         "closure": _closure(bundle),
@@ -59,8 +60,10 @@ def _roles(bundle: Bundle) -> dict[str, dict[str, dict[str, int]]]:
     roles: dict[str, dict[str, dict[str, int]]] = {}
     for name, host in bundle.contract["hosts"].items():
         for role, path in host["roles"].items():
+            if path not in bundle.entries:
+                continue  # of a delta, whose base has it
             packages = archive.content(bundle.fd, bundle.entries[path]).decode().split()
-            size = sum(bundle.entries[package].size for package in packages)
+            size = sum(bundle.entries[package].size for package in packages if package in bundle.entries)
             roles.setdefault(name, {})[role] = {"packages": len(packages), "size": size}
     return roles
 
@@ -72,6 +75,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"{facts['members']} members, {amount(facts['size'])}, "
         + ("signed: check it with verify --key" if facts["signed"] else "not signed"),
     ]
+    if facts["base"]:
+        text.append(f"Delta to the bundle whose SHA256SUMS has sha256 {facts['base']}")
     for name, part in sorted(facts["parts"].items()):
         text.append(f"  {name:<10} {part['files']:>4} files  {amount(part['size']):>9}")
     for host, roles in facts["roles"].items():

@@ -1,4 +1,4 @@
-"""The file that a build writes: under a temporary name beside the final one, which it takes only when it is whole."""
+"""The files that a build writes: under temporary names beside the final ones, taken only when all is whole."""
 
 from __future__ import annotations
 
@@ -7,20 +7,43 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from bundler import archive
+from bundler import archive, selfrun
 from bundler.archive import Member
 from bundler.errors import HostError, IntegrityError
 from bundler.known import Known
+from bundler.spans import Spans
 
+MOST_PARTS = 999
 _HINT = "Choose another place with -o."
 _MEANING = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "the quota is exhausted",
     errno.EFBIG: "larger than this file system or a limit (ulimit -f) allows; FAT32 holds 4 GiB",
 }
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a bundle lies on the disk: in parts of at most ``split`` bytes (0: not split), or as a ``.run``."""
+
+    split: int = 0
+    run: bool = False
+
+    def names(self, path: Path, total: int) -> list[Path]:
+        """Return the files of a tar of ``total`` bytes. HostError if there would be too many."""
+        if not self.split:
+            return [path]
+        count = -(-total // self.split)
+        if count > MOST_PARTS:
+            raise HostError(f"{path}: would have {count} parts", "Give --split a larger size.")
+        return [path.with_name(f"{path.name}.{number:03}") for number in range(1, count + 1)]
+
+
+WHOLE = Shape()
 
 
 def is_current(path: Path, members: Sequence[Member], mtime: int, jobs: int, advance: Callable[[int], None]) -> bool:
@@ -31,6 +54,7 @@ def is_current(path: Path, members: Sequence[Member], mtime: int, jobs: int, adv
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             entries, found = archive.read(fd)
+            archive.check_end(fd, entries[-1])
             if found != mtime or [(e.path, e.size) for e in entries] != [(m.path, m.size) for m in members]:
                 return False
             digests = archive.hash_entries(fd, entries, jobs, advance)
@@ -48,15 +72,51 @@ def write(
     jobs: int,
     advance: Callable[[int], None],
     known: Known | None = None,
+    shape: Shape = WHOLE,
 ) -> None:
     """Write the tar of these members to ``path``: whole and checked, or not at all. ``known``: see ``archive.write``.
 
     HostError for what the disk refuses, or if another build is writing there; the errors of ``archive.write``.
     """
-    with _host_errors(path), _temporary(path) as (temporary, fd):
-        _require_space(path, archive.total_size(members))
-        archive.write(fd, members, mtime, jobs, advance, known)
-        temporary.replace(path)
+    total = archive.total_size(members)
+    names = shape.names(path, total)
+    with _host_errors(path), ExitStack() as stack:
+        opened = [stack.enter_context(_temporary(name)) for name in names]
+        _require_space(path, total)
+        start = selfrun.SIZE if shape.run else 0
+        archive.write(Spans([fd for _, fd in opened], shape.split, start), members, mtime, jobs, advance, known)
+        if shape.run:
+            _write_head(opened[0][1], total, archive.layout(members))
+        if shape != WHOLE:
+            digests = archive.hash_files([fd for _, fd in opened], jobs)
+            sums = "".join(f"{digest}  {name.name}\n" for name, digest in zip(names, digests))
+            _replace(path.with_name(f"{path.name}.sha256"), sums.encode())
+        # The first part comes last: it is what is opened.
+        for (temporary, _), name in reversed(list(zip(opened, names))):
+            temporary.replace(name)
+        for stale in _parts_beyond(path, len(names)) if shape.split else []:
+            stale.unlink()
+
+
+def _write_head(fd: int, size: int, entries: Sequence[archive.Entry]) -> None:
+    payload = archive.hash_file(fd, selfrun.SIZE)
+    Spans([fd]).pwrite(selfrun.head(size, payload, entries), 0)
+    os.fchmod(fd, os.fstat(fd).st_mode | 0o111)
+
+
+def _parts_beyond(path: Path, count: int) -> Iterator[Path]:
+    """Parts that an earlier, larger bundle left."""
+    for number in range(count + 1, MOST_PARTS + 1):
+        part = path.with_name(f"{path.name}.{number:03}")
+        if not part.is_file():
+            return
+        yield part
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 @contextmanager

@@ -7,19 +7,21 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bundler import archive
+from bundler import archive, selfrun
 from bundler.archive import Entry
 from bundler.bundle import CONTRACT, SCHEMA, SIGNATURE, SUMS, sums_bytes
 from bundler.errors import HostError, IntegrityError
 from bundler.progress import Progress
 from bundler.sign import check, load_public
+from bundler.spans import Spans
 
 HINT = "Copy or build the bundle again; do not use this one."
+DELTA = "delta.json"
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SUM = re.compile(r"([0-9a-f]{64})  (\S+)\n")
 _NAMED = 10  # how many bad members a message lists
@@ -27,27 +29,32 @@ _NAMED = 10  # how many bad members a message lists
 
 @dataclass(frozen=True)
 class Bundle:
-    """An open bundle whose structure was checked, its members' contents not yet. ``files`` is sha256 by path."""
+    """An open bundle whose structure was checked, its members' contents not yet. ``files`` is sha256 by path.
+
+    ``base`` is the sha256 of SHA256SUMS of the bundle that a delta builds on; what is there need not be here.
+    """
 
     path: Path
-    fd: int
+    fd: Spans
     size: int
     entries: Mapping[str, Entry]
     contract: Mapping[str, Any]
     files: Mapping[str, str]
     sums: bytes
     signature: bytes | None
+    base: str = ""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A bundle that is whole; ``trusted`` if its signature was checked with a key, too."""
+    """A bundle that is whole; ``trusted`` if its signature was checked with a key, too; ``base``: see ``Bundle``."""
 
     members: int
     size: int
     signed: bool
     trusted: bool
     sums_sha256: str
+    base: str = ""
 
 
 def verify(path: Path, key: Path | None, progress: Progress, jobs: int | None = None) -> Verified:
@@ -63,20 +70,29 @@ def verify(path: Path, key: Path | None, progress: Progress, jobs: int | None = 
             check(public, bundle.signature, bundle.sums)
         _check_contents(bundle, progress, jobs or os.cpu_count() or 1)
         sums = hashlib.sha256(bundle.sums).hexdigest()
-        return Verified(len(bundle.entries), bundle.size, bundle.signature is not None, public is not None, sums)
+        return Verified(len(bundle.entries), bundle.size, bundle.signature is not None, public is not None, sums,
+                        bundle.base)
 
 
 @contextmanager
 def open_bundle(path: Path) -> Iterator[Bundle]:
     """Open a bundle and check all but the contents of its members: the tar, the names, what it says of itself."""
-    with errors_of(path):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with ExitStack() as stack:
         with errors_of(path):
-            bundle = _read(path, fd)
+            fds = [stack.enter_context(part.open("rb")).fileno() for part in parts(path)]
+            start = selfrun.SIZE if os.pread(fds[0], 2, 0) == b"#!" else 0
+            limit = os.fstat(fds[0]).st_size if len(fds) > 1 else 0
+            bundle = _read(path, Spans(fds, limit, start))
         yield bundle
-    finally:
-        os.close(fd)
+
+
+def parts(path: Path) -> list[Path]:
+    """Return the files of a bundle: all its parts if ``path`` is the first of them (``NAME.tar.001``)."""
+    found = [path]
+    if path.name.endswith(".001"):
+        while (after := path.with_name(f"{path.name[:-4]}.{len(found) + 1:03}")).is_file():
+            found.append(after)
+    return found
 
 
 @contextmanager
@@ -90,9 +106,11 @@ def errors_of(path: Path) -> Iterator[None]:
         raise HostError(f"{path}: {reason.strerror}", "Is it readable, and the disk sound?") from reason
 
 
-def _read(path: Path, fd: int) -> Bundle:
+def _read(path: Path, fd: Spans) -> Bundle:
     entries, created = archive.read(fd)
     names = [entry.path for entry in entries]
+    base = _parse_delta(archive.content(fd, entries[0])) if names[:1] == [DELTA] else ""
+    names = names[1:] if base else names
     if names[:2] != [CONTRACT, SUMS]:
         raise IntegrityError(f"no bundle: its first members must be {CONTRACT} and {SUMS}")
     signed = SIGNATURE in names
@@ -107,14 +125,25 @@ def _read(path: Path, fd: int) -> Bundle:
         raise IntegrityError(f"{CONTRACT}: `created` is not the members' time stamp")
     files = _parse_files(contract)
     sums = archive.content(fd, by_name[SUMS])
-    _check_names(by_name, files, _parse_sums(sums))
+    _check_names({name: by_name[name] for name in names}, files, _parse_sums(sums), whole=not base)
+    archive.check_end(fd, entries[-1])
     signature = archive.content(fd, by_name[SIGNATURE]) if signed else None
     digests = {path: sha256 for path, (sha256, _) in files.items()}
-    return Bundle(path, fd, os.fstat(fd).st_size, by_name, contract, digests, sums, signature)
+    return Bundle(path, fd, fd.size(), by_name, contract, digests, sums, signature, base)
 
 
 def _directories(path: str) -> Iterator[str]:
     return (path[:end] for end, letter in enumerate(path) if letter == "/")
+
+
+def _parse_delta(data: bytes) -> str:
+    try:
+        found = json.loads(data)
+        if found["schema"] == SCHEMA and _HEX.fullmatch(found["base"]):
+            return str(found["base"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise IntegrityError(f"{DELTA}: malformed, or of an unknown schema", "Use the bundler that built it.")
 
 
 def _parse_contract(data: bytes) -> dict[str, Any]:
@@ -150,18 +179,21 @@ def _parse_sums(data: bytes) -> dict[str, str]:
     return found
 
 
-def _check_names(entries: Mapping[str, Entry], files: Mapping[str, tuple[str, int]], sums: Mapping[str, str]) -> None:
+def _check_names(
+    entries: Mapping[str, Entry], files: Mapping[str, tuple[str, int]], sums: Mapping[str, str], *, whole: bool
+) -> None:
     """The three lists of members (the tar's, the contract's, the sums') must be one."""
     listed = set(entries) - {SUMS, SIGNATURE}
     _none_of(listed - set(sums), f"extra member, not in {SUMS}")
-    _none_of(set(sums) - listed, "missing member")
+    _none_of(set(sums) - listed if whole else set(), "missing member")
     _none_of(set(sums) ^ {CONTRACT, *files}, f"{CONTRACT} and {SUMS} do not both list")
     _none_of({path for path, (sha256, _) in files.items() if sums[path] != sha256}, f"{CONTRACT} and {SUMS} differ on")
-    _none_of({path for path, (_, size) in files.items() if entries[path].size != size}, f"not the size in {CONTRACT}")
+    sizes = {path: size for path, (_, size) in files.items() if path in entries}
+    _none_of({path for path, size in sizes.items() if entries[path].size != size}, f"not the size in {CONTRACT}")
 
 
 def _check_contents(bundle: Bundle, progress: Progress, jobs: int) -> None:
-    expected = _parse_sums(bundle.sums)
+    expected = {path: sha256 for path, sha256 in _parse_sums(bundle.sums).items() if path in bundle.entries}
     entries = [bundle.entries[path] for path in expected]
     progress.stage("verify", sum(entry.size for entry in entries))
     found = archive.hash_entries(bundle.fd, entries, jobs, progress.advance)

@@ -9,6 +9,7 @@ from bundler import archive
 from bundler.archive import Entry, Member
 from bundler.bundle import content
 from bundler.errors import ResolveError
+from bundler.spans import Spans
 
 
 class Contents(Protocol):
@@ -35,7 +36,7 @@ class Planned:
 class Finished:
     """The members of a bundle that is open; ``entries`` are its tar's."""
 
-    def __init__(self, fd: int, entries: Mapping[str, Entry]) -> None:
+    def __init__(self, fd: Spans, entries: Mapping[str, Entry]) -> None:
         self._fd, self._entries = fd, entries
         self.sizes: Mapping[str, int] = {path: entry.size for path, entry in entries.items()}
 

@@ -19,7 +19,9 @@ from tests.unit.bundler.conftest import CREATED, write_tar
 def read(path: Path) -> list[str]:
     fd = os.open(path, os.O_RDONLY)
     try:
-        return [entry.path for entry in archive.read(fd)[0]]
+        entries, _ = archive.read(fd)
+        archive.check_end(fd, entries[-1])
+        return [entry.path for entry in entries]
     finally:
         os.close(fd)
 
