@@ -60,7 +60,7 @@ def scan(fd: int, name: str) -> Dict[str, Member]:
     offset, last = 0, ""
     block = _read(fd, 0, BLOCK, name, last)
     while block.strip(b"\0"):
-        kind, path, length = _header(block, offset, name)
+        kind, path, length = _header(block, offset, name, last)
         start = offset + BLOCK
         offset = start + length + -length % BLOCK
         if kind == b"x":
@@ -96,18 +96,20 @@ def _truncated(name: str, size: int, last: str) -> IntegrityError:
     return IntegrityError("{} is cut short: it ends at byte {}, {}".format(name, size, where))
 
 
-def _header(block: bytes, offset: int, name: str) -> Tuple[bytes, str, int]:
-    """Type flag, path and size of a header block."""
-    where = "{}, header at byte {}".format(name, offset)
+def _header(block: bytes, offset: int, name: str, last: str) -> Tuple[bytes, str, int]:
+    """Type flag, path and size of a header block; `last` is the member before it."""
+    path, prefix = block[:100].rstrip(b"\0"), block[345:500].rstrip(b"\0")
+    raw = prefix + b"/" + path if prefix else path
+    where = "{}, header of {} (at byte {}, {})".format(
+        name, ascii(raw.decode("latin-1"))[1:-1], offset, "after " + last if last else "the first")
     if block[257:265] != b"ustar\x0000":
         raise IntegrityError("{}: not a POSIX tar header".format(where))
     if not _CHECKSUM.fullmatch(block[148:156]) or not _SIZE.fullmatch(block[124:136]):
         raise IntegrityError("{}: malformed".format(where))
     if sum(block) - sum(block[148:156]) + 8 * 0x20 != int(block[148:154], 8):
         raise IntegrityError("{}: wrong checksum".format(where))
-    path, prefix = block[:100].rstrip(b"\0"), block[345:500].rstrip(b"\0")
     try:
-        text = (prefix + b"/" + path if prefix else path).decode("utf-8")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise IntegrityError("{}: the member's name is not UTF-8".format(where)) from None
     kind = block[156:157]

@@ -89,6 +89,35 @@ def test_missing_member_is_named(tmp_path: Path, body: list[Member]) -> None:
     assert "missing member: lists/images" in refused(write_tar(tmp_path / "b.tar", members))
 
 
+def test_what_tar_itself_adds_or_deletes_is_named(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    path = make_bundle()
+    subprocess.run(["tar", "--delete", "-f", path, "lists/images"], check=True)
+    message = refused(path)
+    assert "missing member: " in message
+    assert "lists/images" in message
+    (tmp_path / "evil").write_text("x")
+    path = make_bundle("other.tar")
+    subprocess.run(["tar", "-rf", path, "-C", tmp_path, "evil"], check=True)
+    assert "evil" in refused(path)
+
+
+def test_damaged_header_names_the_member(make_bundle: MakeBundle) -> None:
+    path = make_bundle()
+    whole = path.read_bytes()
+    start = whole.index(b"lists/images\0")
+    for field in (100, 124, 136, 150, 156, 257, 345):
+        flipped = bytearray(whole)
+        flipped[start + field] ^= 1
+        path.write_bytes(flipped)
+        assert "lists/images" in refused(path), field
+
+
+def test_padding_of_other_tools_is_refused(make_bundle: MakeBundle) -> None:
+    path = make_bundle()
+    path.write_bytes(path.read_bytes() + bytes(10240))
+    assert "trailing bytes" in refused(path)
+
+
 def test_member_cannot_be_a_directory_too(tmp_path: Path, body: list[Member]) -> None:
     members = bundle_members([*body, Member.of("lists/images/x", b"")])
     assert "unsafe member, a directory of another: lists/images" in refused(write_tar(tmp_path / "b.tar", members))

@@ -142,6 +142,16 @@ def test_any_flipped_byte_outside_the_contents_is_noticed(tmp_path: Path) -> Non
             index(tar)
 
 
+@pytest.mark.parametrize("field", [100, 124, 136, 150, 257, 262, 345])
+def test_a_damaged_header_names_its_member(tmp_path: Path, field: int) -> None:
+    tar = write_tar(tmp_path / "b.tar", {"a": b"x" * 700, "lists/images": b"y"})
+    bad = bytearray(tar.read_bytes())
+    bad[bad.index(b"lists/images\0") + field] ^= 1
+    tar.write_bytes(bad)
+    with pytest.raises(IntegrityError, match="lists/images .*after a"):
+        index(tar)
+
+
 def test_random_bytes_never_crash(tmp_path: Path) -> None:
     chance = random.Random(7)
     good = write_tar(tmp_path / "b.tar", {"a": b"x" * 700, "b": b"y"}).read_bytes()
