@@ -67,7 +67,8 @@ def up(lab: Lab) -> None:
 def _make_switch(lab: Lab) -> None:
     run("ip", "netns", "add", lab.switch)
     _ip(lab.switch, "link set lo up")
-    _ip(lab.switch, "link add br0 type bridge")
+    # Of a fixed address: one derived from its ports would change, and ARP go stale, with every node that reboots.
+    _ip(lab.switch, "link add br0 address 02:00:00:4d:00:01 type bridge")
     _ip(lab.switch, f"addr add {SWITCH_ADDRESS}/24 dev br0")
     _ip(lab.switch, "link set br0 up")
     run(*within(lab.switch), "nft", "-f", "-", given=COUNTERS)
