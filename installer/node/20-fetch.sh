@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Members of the bundle: fetched from $SERVER, checked against SHA256SUMS, used only afterwards.
+# Members of the bundle: fetched from $SERVER (or one of $SERVERS where it fails), checked against SHA256SUMS, used
+# only afterwards.
 
 FETCH_WORKERS=6
 # The server may be restarted while nodes install: this many seconds are waited for it to come back.
@@ -34,9 +35,33 @@ get() {
     -w '%{http_code}' -o "$2" -- "$1" 2>>"$LOG_SINK" </dev/null)
 }
 
-# get_patiently URL FILE SECONDS: retries what may pass (refused, reset, 5xx); 22 at once for a 4xx.
+# all_servers: the server and those that serve the same bundle beside it, a line each.
+all_servers() { printf '%s' "$SERVER ${SERVERS:-}" | tr -s ' ' '\n' | awk 'NF && !seen[$0]++'; }
+
+# next_server: lets the one that follows $SERVER take its place, and the old one queue up; 1 if there is no other.
+next_server() {
+  local all=()
+  mapfile -t all <<<"$(all_servers)"
+  [ ${#all[@]} -gt 1 ] || return 1
+  note "$SERVER fails: going on with ${all[1]}"
+  SERVER=${all[1]}
+  SERVERS="${all[*]:1} ${all[0]}"
+}
+
+# living_server: makes the first of them that answers $SERVER; 1 if none does.
+living_server() {
+  local left
+  left=$(all_servers | wc -l)
+  until curl_server -fs --connect-timeout 5 --max-time 10 -o /dev/null "$SERVER/healthz" 2>/dev/null; do
+    left=$((left - 1))
+    [ $left -gt 0 ] || return 1
+    next_server
+  done
+}
+
+# get_patiently URL FILE SECONDS: retries what may pass (refused, reset, 5xx) at each server in turn; 22 for a 4xx of all.
 get_patiently() {
-  local url=$1 file=$2 limit=$3 begun rc told=5
+  local url=$1 file=$2 limit=$3 begun rc told=5 refused=0 was
   clock
   begun=$NOW
   while :; do
@@ -45,7 +70,10 @@ get_patiently() {
     case $rc:$HTTP_CODE in
       0:*) return 0 ;;
       33:* | *:416) rm -f "$file" ;; # what is there cannot be resumed
-      22:4*) return 22 ;;
+      22:4*)
+        refused=$((refused + 1))
+        [ $refused -lt "$(all_servers | wc -l)" ] || return 22
+        ;;
     esac
     clock
     [ $(((NOW - begun) / 100)) -lt "$limit" ] || return $rc
@@ -53,6 +81,8 @@ get_patiently() {
       say "waiting for $SERVER (curl $rc, HTTP ${HTTP_CODE:-000})"
       told=$((told + 5))
     fi
+    was=$SERVER
+    if next_server; then url=$SERVER${url#"$was"}; fi
     sleep 0.3
   done
 }

@@ -142,3 +142,44 @@ def test_a_server_that_comes_back_is_waited_for(tmp_path: Path) -> None:
     later = f"(sleep 1; exec python3 -m http.server --bind 127.0.0.1 -d {tmp_path}/www {port}) >/dev/null 2>&1 &"
     done = node.run(f'{later} get_patiently $SERVER/late $STATE/tmp/late 20; kill $!; cat "$STATE/tmp/late"')
     assert done.stdout == "back"
+
+
+def both(first: str, second: Members, tmp_path: Path) -> Shell:
+    return Shell(tmp_path, {**second.settings, "SERVER": first, "SERVERS": second.settings["SERVER"]})
+
+
+def test_a_server_that_is_gone_is_left_for_the_next(server: Members, tmp_path: Path) -> None:
+    node = both("http://127.0.0.1:9", server, tmp_path)
+    node.out(f"fetch_sums; fetch {' '.join(FILES)}")
+    assert {path: cached(node, path) for path in FILES} == FILES
+    assert "http://127.0.0.1:9 fails: going on with" in node.log.read_text()
+
+
+def test_a_server_that_fails_midway_is_left_and_the_part_kept(server: Members, tmp_path: Path) -> None:
+    with serving(FILES) as first:
+        node = both(first.settings["SERVER"], server, tmp_path)
+        first.cut["packages/el7/a.rpm"] = 100_000
+        node.out("fetch_sums; fetch packages/el7/a.rpm")
+        assert [r for p, r in first.asked if p.endswith("a.rpm")] == [""]
+        assert server.asked == [("packages/el7/a.rpm", "bytes=100000-")]
+        assert cached(node, "packages/el7/a.rpm") == BIG
+
+
+def test_what_one_server_lacks_another_may_have(server: Members, tmp_path: Path) -> None:
+    with serving(FILES) as first:
+        del first.files["lists/images"]
+        node = both(first.settings["SERVER"], server, tmp_path)
+        node.out("fetch_sums; fetch lists/images")
+        del server.files["lists/images"]
+        (node.state / "cache/lists/images").unlink()
+        assert node.run("fetch_sums; fetch lists/images", timeout=5).returncode == 5
+
+
+def test_containerd_is_told_of_every_server_the_living_one_first(server: Members, tmp_path: Path) -> None:
+    server.files["healthz"] = b"ok"
+    node = both("http://127.0.0.1:9", server, tmp_path)
+    alive = server.settings["SERVER"]
+    table = '\n[host."{}"]\n  capabilities = ["pull", "resolve"]\n'
+    told = node.out("living_server; registry_hosts")
+    assert told == f'server = "{alive}"\n' + table.format(alive) + table.format("http://127.0.0.1:9")
+    assert node.run('SERVER=http://127.0.0.1:9 SERVERS=http://127.0.0.1:8; living_server').returncode == 1
