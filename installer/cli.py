@@ -7,7 +7,7 @@ import sys
 import traceback
 from typing import Any, Dict, List, Optional
 
-from . import push
+from . import export, push, unpack
 from .bundle import SIGNATURE, Bundle, open_bundle
 from .errors import InstallerError
 from .progress import human
@@ -28,14 +28,14 @@ def parser() -> argparse.ArgumentParser:
             ("inspect", _inspect, "show what a bundle holds"),
             ("serve", _serve, "serve a bundle to nodes: files, packages, images and deploy.sh")):
         verb = verbs.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-        verb.add_argument("bundle", metavar="BUNDLE", help="the tar, or the directory it was unpacked to")
+        add_bundle(verb)
         verb.set_defaults(action=action)
         if name != "serve":
             verb.add_argument("--json", action="store_true", help="print JSON")
         if name != "inspect":
             verb.add_argument("--key", metavar="PUB", default="", help="check the signature with this public key (PEM)")
     _serve_options(verbs.choices["serve"])
-    for module in (push,):
+    for module in (push, export, unpack):
         module.add_verb(verbs)
     return top
 
@@ -48,7 +48,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         top.print_usage(sys.stderr)
         return 2
     try:
-        bundle = open_bundle(options.bundle)
+        bundle = open_bundle(options.bundle, getattr(options, "more", ()))
         try:
             options.action(bundle, options)
         finally:
@@ -77,6 +77,8 @@ def _serve_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--access-log", metavar="FILE", help="append a JSON line for each reply; - for stdout")
     verb.add_argument("--advertise", metavar="URL", default="",
                       help="URL under which nodes reach the server, where its own address is not it")
+    verb.add_argument("--also", metavar="URL", action="append", default=[],
+                      help="another server of the same bundle, for nodes to turn to where this one fails")
     verb.add_argument("--tls", action="store_true", help="serve https, with a key pair that is made once and kept")
     verb.add_argument("--tls-cert", metavar="FILE", default="", help="serve https with this certificate chain (PEM)")
     verb.add_argument("--tls-key", metavar="FILE", default="", help="its key")
@@ -108,7 +110,7 @@ def _fail(message: str, hint: str, code: int) -> int:
 def _serve(bundle: Bundle, options: argparse.Namespace) -> None:
     serve(bundle, Options(options.bind, options.port, options.verify, options.key, options.workers,
                           options.access_log, options.advertise, options.state, options.tls, options.tls_cert,
-                          options.tls_key, options.tls_ca))
+                          options.tls_key, options.tls_ca, options.also))
 
 
 def _verify(bundle: Bundle, options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ import re
 import secrets
 import socket
 import sys
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Sequence
 from urllib.parse import urlsplit
 
 from . import address, certificate
@@ -17,6 +17,7 @@ from .server.accesslog import AccessLog
 from .server.app import App
 from .server.loop import Loop, url_of
 from .server.supervisor import Supervisor
+from .servers import also, check_urls
 from .verify import Result, check_signature, verify
 
 _URL = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~/-]*)?")
@@ -40,6 +41,7 @@ class Options(NamedTuple):
     tls_cert: str = ""
     tls_key: str = ""
     tls_ca: str = ""
+    also: Sequence[str] = ()
 
 
 def default_state() -> str:
@@ -62,6 +64,7 @@ def serve(bundle: Bundle, options: Options) -> None:
         ours = {"REPORT_TOKEN": _token(options.state)}
         if identity:
             ours.update(SERVER_CA=identity.ca, SERVER_PIN=identity.pin)
+        ours.update(also(check_urls("--also", options.also)))
         script = NodeScript(bundle, ours)
         app = App(bundle, script, report, identity.ca if identity else "")
         address.listen(sock)

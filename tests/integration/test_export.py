@@ -1,0 +1,215 @@
+"""An exported tree behind real nginx, asked by the clients that nodes have."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bundles import add_image, make_bundle
+from tests.integration.test_serve_clients import layer, run, yum_repository
+from tests.serving import PROJECT, PYTHON, free_port, serving
+
+REFS = {"k8s.gcr.io/pause:3.2": False, "docker.io/library/busybox:1.33": True, "docker.io/library/busybox:V1": False,
+        "docker.io/library/busybox:v1": True, "reg.local:5000/team/app:1.0": False}
+LARGE = os.urandom(3_000_000)
+
+
+def export(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PYTHON, "-m", "installer", "export", *words], cwd=PROJECT, capture_output=True, text=True,
+                          timeout=60)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    members = {"bin/amd64/kubectl": LARGE, **yum_repository(tmp_path_factory.mktemp("rpms"))}
+    images = [add_image(members, ref, [layer(ref.rpartition("/")[2])], index) for ref, index in REFS.items()]
+    return make_bundle(folder / "b.tar", members, images)
+
+
+@pytest.fixture(scope="module")
+def digests(bundle: Path) -> dict[str, str]:
+    info = json.loads(subprocess.run(["tar", "xOf", bundle, "bundle.json"], capture_output=True, check=True).stdout)
+    return {image["ref"]: image["digest"] for image in info["images"]}
+
+
+@contextlib.contextmanager
+def nginx(tree: Path, port: int) -> Iterator[None]:
+    """Run nginx on a tree until the end of the block."""
+    tree.parent.chmod(0o755)
+    words = ["nginx", "-p", tree, "-c", "nginx.conf", "-g", "user root; daemon off;"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5).close()
+                break
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def site(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """The tree, and its URL."""
+    port, tree = free_port(), tmp_path_factory.mktemp("site") / "tree"
+    url = f"http://127.0.0.1:{port}"
+    done = export(bundle, tree, "--servers", url, "http://127.0.0.1:9", "--objects")
+    assert done.returncode == 0, done.stderr
+    (tree.parent / "out").write_text(done.stdout)
+    with nginx(tree, port):
+        yield tree, url
+
+
+@pytest.fixture
+def url(site: tuple[Path, str]) -> str:
+    return site[1]
+
+
+def get(url: str, **fields: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, fields (lower case) and body of a GET."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=fields), timeout=10) as reply:
+            return reply.status, {key.lower(): value for key, value in reply.headers.items()}, reply.read()
+    except urllib.error.HTTPError as error:
+        return error.code, {key.lower(): value for key, value in error.headers.items()}, error.read()
+
+
+def test_every_member_is_there_byte_for_byte(site: tuple[Path, str], bundle: Path, tmp_path: Path) -> None:
+    tree, url = site
+    sums = get(f"{url}/SHA256SUMS")[2].decode()
+    checked = subprocess.run(["sha256sum", "--strict", "--quiet", "-c", "SHA256SUMS"], cwd=tree / "www")
+    assert checked.returncode == 0
+    assert len(sums.splitlines()) > 20
+    done = run("curl", "-fsS", "-r", "1000000-", f"{url}/bin/amd64/kubectl", "-o", tmp_path / "part")
+    assert done.returncode == 0
+    assert (tmp_path / "part").read_bytes() == LARGE[1_000_000:]
+    assert get(f"{url}/SHA256SUMS")[1]["content-type"] == "text/plain"
+    assert (tree / "www/bin/amd64/kubectl").stat().st_mode & 0o777 == 0o755
+
+
+def test_deploy_sh_is_one_and_the_same_for_every_server(site: tuple[Path, str], tmp_path: Path) -> None:
+    tree, url = site
+    script = get(f"{url}/deploy.sh")[2].decode()
+    assert f"SERVER='{url}'\n" in script
+    assert "SERVERS='http://127.0.0.1:9'\n" in script
+    lines = [line.strip() for line in (tree.parent / "out").read_text().splitlines() if url in line and "curl" in line]
+    assert len(lines) == 2
+    for line in lines:
+        assert run("bash", "-c", line, cwd=tmp_path).stdout.splitlines()[-2:] == [url, "master"]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("ref", REFS)
+def test_skopeo_copies_every_image(url: str, tmp_path: Path, digests: dict[str, str], ref: str) -> None:
+    host = url[7:]
+    if ":" not in ref.partition("/")[0]:  # skopeo cannot spell a second port
+        source = f"docker://{host}/{ref}"
+        run("skopeo", "copy", "--preserve-digests", "--src-tls-verify=false", source, f"dir:{tmp_path}/image")
+        raw = run("skopeo", "inspect", "--raw", "--tls-verify=false", source).stdout
+        assert "sha256:" + hashlib.sha256(raw.encode()).hexdigest() == digests[ref]
+    registry, _, rest = ref.partition("/")
+    name, _, tag = rest.rpartition(":")
+    for what in (tag, digests[ref]):
+        mirrored = f"{name}/manifests/{what}?ns={registry.replace(':', '%3A')}"
+        for asked in (mirrored, f"{ref.rpartition(':')[0]}/manifests/{what}"):
+            status, fields, body = get(f"{url}/v2/{asked}")
+            assert (status, fields["docker-content-digest"]) == (200, digests[ref]), asked
+            assert "sha256:" + hashlib.sha256(body).hexdigest() == digests[ref]
+            assert fields["content-type"] == json.loads(body)["mediaType"]
+
+
+@pytest.mark.root
+def test_tags_short_names_and_mirrors_are_as_the_server_has_them(url: str) -> None:
+    listed = run("skopeo", "list-tags", "--tls-verify=false", f"docker://{url[7:]}/busybox")
+    assert json.loads(listed.stdout)["Tags"] == ["1.33", "V1", "v1"]
+    assert get(f"{url}/v2/busybox/manifests/1.33?ns=docker.io")[0] == 200
+    assert get(f"{url}/v2/library/busybox/manifests/1.33?ns=registry-1.docker.io")[0] == 200
+    assert get(f"{url}/v2/pause/manifests/3.2?ns=docker.io")[0] == 404, "another registry's"
+    assert json.loads(get(f"{url}/v2/_catalog")[2])["repositories"] == [
+        "docker.io/library/busybox", "k8s.gcr.io/pause", "reg.local:5000/team/app"]
+    assert get(f"{url}/v2/")[:1] == (200,)
+
+
+@pytest.mark.parametrize(("path", "code"), [
+    ("pause/manifests/9", "MANIFEST_UNKNOWN"), ("nothing/manifests/1", "MANIFEST_UNKNOWN"),
+    ("pause/blobs/sha256:" + "0" * 64, "BLOB_UNKNOWN"), ("nothing/tags/list", "NAME_UNKNOWN"),
+])  # fmt: skip
+def test_what_is_missing_is_said_as_the_protocol_has_it(url: str, path: str, code: str) -> None:
+    status, _, body = get(f"{url}/v2/{path}")
+    assert status == 404
+    assert json.loads(body)["errors"][0]["code"] == code
+
+
+def test_nothing_but_the_tree_is_served(url: str) -> None:
+    for path in ("nginx.conf", "../nginx.conf", "%2e%2e/nginx.conf", "run/nginx.pid", ".v2/none", ".v2/tags/x"):
+        assert get(f"{url}/{path}")[0] in (400, 404), path
+    for method in ("POST", "PUT", "DELETE"):
+        for path in ("/v2/pause/blobs/uploads/", "/v2/", "/healthz"):
+            done = run("curl", "-sS", "-X", method, "-o", "/dev/null", "-w", "%{http_code}", url + path)
+            assert done.stdout == "405"
+
+
+@pytest.mark.root
+def test_dnf_installs_from_it(url: str, tmp_path: Path) -> None:
+    (tmp_path / "b.repo").write_text(f"[b]\nname=b\nbaseurl={url}/packages/el7/\ngpgcheck=0\n")
+    (tmp_path / "dnf.conf").write_text("[main]\n")
+    settings = (f"reposdir={tmp_path}", f"cachedir={tmp_path}/cache", f"logdir={tmp_path}", "persistdir=/var/lib/dnf",
+                "module_platform_id=platform:el7")
+    run("dnf", "-y", "-c", tmp_path / "dnf.conf", "--installroot", tmp_path / "root", "--releasever=7",
+        *(f"--setopt={one}" for one in settings), "install", "app", env={**os.environ, "HOME": str(tmp_path)})
+    assert (tmp_path / "root/opt/lib/payload").stat().st_size == 100_000
+
+
+def test_objects_lie_where_a_server_without_maps_looks(site: tuple[Path, str], digests: dict[str, str]) -> None:
+    tree, _ = site
+    lines = [line.split("\t") for line in (tree / "headers.tsv").read_text().splitlines()]
+    assert ["v2/k8s.gcr.io/pause/manifests/3.2", "application/vnd.oci.image.manifest.v1+json",
+            digests["k8s.gcr.io/pause:3.2"]] in lines
+    for path, _, digest in lines:
+        assert "sha256:" + hashlib.sha256((tree / "www" / path).read_bytes()).hexdigest() == digest
+        assert (tree / "www" / path).stat().st_nlink > 1, "a link, no copy"
+
+
+def test_two_exports_are_the_same_bytes_and_times(bundle: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert export(bundle, tmp_path / name, "--servers", "http://10.0.0.1").returncode == 0
+    assert subprocess.run(["diff", "-r", tmp_path / "a/www", tmp_path / "b/www"]).returncode == 0
+    files = [path for name in ("a", "b") for path in (tmp_path / name / "www").rglob("*") if path.is_file()]
+    times = {path.stat().st_mtime for path in files}
+    assert times == {1610496000.0}
+
+
+def test_a_full_directory_a_wrong_url_and_a_damaged_bundle_are_refused(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("mine")
+    assert export(bundle, tmp_path / "full", "--servers", "http://10.0.0.1").returncode == 2
+    assert (tmp_path / "full/file").read_text() == "mine"
+    assert export(bundle, tmp_path / "x", "--servers", "10.0.0.1").returncode == 2
+    data = bytearray(bundle.read_bytes())
+    data[data.index(LARGE[:100])] ^= 1
+    (tmp_path / "bad.tar").write_bytes(data)
+    done = export(tmp_path / "bad.tar", tmp_path / "x", "--servers", "http://10.0.0.1")
+    assert done.returncode == 6
+    assert "bin/amd64/kubectl differs" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.tar", "full"], "nothing half made stays"
+
+
+def test_serve_names_the_servers_beside_it(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path, "--also", "http://10.0.0.2:8000/", "--also", "http://10.0.0.3") as server:
+        script = get(f"{server.url}/deploy.sh")[2].decode()
+    assert f"SERVER='{server.url}'\n" in script
+    assert "SERVERS='http://10.0.0.2:8000 http://10.0.0.3'\n" in script
