@@ -7,7 +7,7 @@ import sys
 import traceback
 from typing import Any, Dict, List, Optional
 
-from . import export, push, unpack
+from . import export, push
 from .bundle import SIGNATURE, Bundle, open_bundle
 from .errors import InstallerError
 from .progress import human
@@ -28,14 +28,14 @@ def parser() -> argparse.ArgumentParser:
             ("inspect", _inspect, "show what a bundle holds"),
             ("serve", _serve, "serve a bundle to nodes: files, packages, images and deploy.sh")):
         verb = verbs.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-        add_bundle(verb)
+        verb.add_argument("bundle", metavar="BUNDLE", help="the tar, or the directory it was unpacked to")
         verb.set_defaults(action=action)
         if name != "serve":
             verb.add_argument("--json", action="store_true", help="print JSON")
         if name != "inspect":
             verb.add_argument("--key", metavar="PUB", default="", help="check the signature with this public key (PEM)")
     _serve_options(verbs.choices["serve"])
-    for module in (push, export, unpack):
+    for module in (push, export):
         module.add_verb(verbs)
     return top
 
@@ -48,7 +48,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         top.print_usage(sys.stderr)
         return 2
     try:
-        bundle = open_bundle(options.bundle, getattr(options, "more", ()))
+        bundle = open_bundle(options.bundle)
         try:
             options.action(bundle, options)
         finally:
