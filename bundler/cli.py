@@ -12,13 +12,28 @@ import click
 from click.shell_completion import get_completion_class
 
 from bundler import __version__, data, extras
+from bundler import diff as comparing
 from bundler import inspect as inspecting
 from bundler import versions as listing
 from bundler.build import Item, Order, build, plan, require_complete
+from bundler.delta import read_base
 from bundler.errors import BundlerError
 from bundler.extras import Requests
 from bundler.lock import write_locks
-from bundler.options import ANY_PATH, FILE, Fetching, choosing, created, fetching, own, places, requests, select
+from bundler.options import (
+    ANY_PATH,
+    FILE,
+    Fetching,
+    choosing,
+    created,
+    fetching,
+    own,
+    places,
+    requests,
+    select,
+    size,
+)
+from bundler.output import Shape
 from bundler.progress import Progress, amount
 from bundler.resolve import resolve
 from bundler.sign import keygen, load_private
@@ -123,9 +138,16 @@ def _lock_target(lock_dir: Path | None) -> Path:
 @fetching
 @click.option("-o", "--output", type=ANY_PATH, help="Default kubecarry-VERSION-OS-ARCH.tar.")
 @click.option("--key", type=FILE, help="Private key (PEM) to sign with: see keygen.")
+@click.option("--since", type=FILE, metavar="OLD", help="Write only what OLD lacks: a bundle, or `have` of one.")
+@click.option("--split", callback=size, metavar="SIZE", help="Cut into parts: 4G (FAT32), 700M, ….")
+@click.option("--run", is_flag=True, help="Write a file that checks and serves itself.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched.")
-def build_command(output: Path | None, key: Path | None, dry_run: bool, **options: Any) -> None:
+def build_command(
+    output: Path | None, key: Path | None, since: Path | None, split: int, run: bool, dry_run: bool, **options: Any
+) -> None:
     """Write the bundle that the locks pin."""
+    if run and (split or since):
+        raise click.UsageError("--run stands alone: neither --split nor --since goes with it.")
     asked, selection = requests(options), select(**_split(options))
     extras.require(selection.extras, asked)
     require_complete(selection)
@@ -135,7 +157,9 @@ def build_command(output: Path | None, key: Path | None, dry_run: bool, **option
         created=created(selection.release),
         key=load_private(key) if key else None,
         output=output or Path("-".join(["kubecarry", selection.release.kubernetes, *selection.os_names,
-                                        *selection.arches]) + ".tar"),
+                                        *selection.arches]) + (".run" if run else ".delta.tar" if since else ".tar")),
+        base=read_base(since) if since else None,
+        shape=Shape(split, run),
     )
     with Fetching(**options).open() as workshop:
         if dry_run:
@@ -145,7 +169,8 @@ def build_command(output: Path | None, key: Path | None, dry_run: bool, **option
     state = "" if built.changed else " is there already, unchanged"
     _say(f"{built.path}: {built.members} members, {amount(built.size)}{state}")
     _say(f"sha256 of its SHA256SUMS: {built.sums_sha256}")
-    click.echo(built.path)
+    for path in order.shape.names(built.path, built.size):
+        click.echo(path)
 
 
 def _print_plan(items: list[Item]) -> None:
@@ -170,10 +195,34 @@ def verify_command(bundle: Path, key: Path | None, as_json: bool, quiet: bool) -
         _print_json({"path": str(bundle), **vars(found)})
         return
     click.echo(f"{bundle}: OK, {found.members} members, {amount(found.size)}")
+    if found.base:
+        _say(f"a delta: it needs the bundle whose SHA256SUMS has sha256 {found.base}")
     if found.trusted:
         click.echo(f"signed by {key}")
     else:
         _say("signed, but the signature was not checked: give --key" if found.signed else "not signed")
+
+
+@main.command()
+@click.argument("bundle", type=FILE)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="-", help="Default stdout.")
+def have(bundle: Path, output: Path) -> None:
+    """Write what a bundle has: a small file that `build --since` takes in its place."""
+    with click.open_file(str(output), "wb") as file:
+        file.write(read_base(bundle).document())
+
+
+@main.command("diff")
+@click.argument("old", type=FILE)
+@click.argument("new", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def diff_command(old: Path, new: Path, as_json: bool) -> None:
+    """Show what NEW carries that OLD does not, and the other way round."""
+    found = comparing.diff(old, new)
+    if as_json:
+        _print_json(comparing.document(found))
+    else:
+        click.echo("\n".join(comparing.lines(found)))
 
 
 @main.command("inspect")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,19 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
+
+
+LEAST_PART = 1 << 20
+
+
+def size(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """Return the bytes of ``700M`` or ``4G`` (powers of 1024; 0 for nothing). 4G is a page less, to fit on FAT32."""
+    del context, parameter
+    found = re.fullmatch(r"(\d{1,12})([KMG]?)i?B?", value or "0", re.IGNORECASE)
+    number = int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2].upper()] if found else -1
+    if number != 0 and number < LEAST_PART:
+        raise click.BadParameter(f"{value!r} is no size of 1M or more: write 700M or 4G.")
+    return number - 4096 if number == 4 << 30 else number
 
 
 def _options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -1,10 +1,12 @@
 """An opened bundle: its contract, and where each member lies."""
 
 import hashlib
-from typing import Dict, List
+from typing import Dict, List, Sequence
 
 from .contract import Contract, FileEntry, parse
 from .errors import IntegrityError
+from .join import DELTA, JoinedSource, require_base
+from .pieces import parts
 from .source import Source, open_source
 from .tarindex import Member
 
@@ -39,14 +41,40 @@ class Bundle:
         self.source.close()
 
 
-def open_bundle(path: str) -> Bundle:
+def open_bundle(path: str, more: Sequence[str] = ()) -> Bundle:
     """Open a bundle's tar or unpacked directory; contents are not hashed, but every member is accounted for.
 
+    `more` are the other parts of a tar that was cut, or the deltas to lay over it, oldest first.
     Raises UsageError (no such path), HostError (unreadable), IntegrityError (not a bundle, or members
-    missing, extra or of the wrong size).
+    missing, extra or of the wrong size; not the base of a delta).
     """
-    source = open_source(path)
+    others = parts(path)
+    bundle = _open(open_source(path))
+    for delta in (one for one in more if one not in others):
+        bundle = _join(bundle, delta)
+    return bundle
+
+
+def _join(base: Bundle, path: str) -> Bundle:
+    delta = None
     try:
+        delta = open_source(path)
+        require_base(base.digests[SUMS], base.source.path, delta)
+        joined = JoinedSource(base.source, base.digests, delta)
+    except BaseException:
+        base.close()
+        if delta is not None:
+            delta.close()
+        raise
+    return _open(joined)
+
+
+def _open(source: Source) -> Bundle:
+    path = source.path
+    try:
+        if DELTA in source.members:
+            raise IntegrityError("{}: is a delta, which is no bundle without its base".format(path),
+                                 "give the base first: BASE {}".format(path))
         bundle = _describe(source)
         found = structure(bundle)
         if found:

@@ -5,11 +5,12 @@ import json
 import os
 import sys
 import traceback
-from typing import Any, Dict, List, Optional
+from typing import List, Optional
 
-from . import export, push
-from .bundle import SIGNATURE, Bundle, open_bundle
+from . import export, push, unpack
+from .bundle import Bundle, open_bundle
 from .errors import InstallerError
+from .facts import facts
 from .progress import human
 from .serve import Options, checked, default_state, serve
 
@@ -28,14 +29,14 @@ def parser() -> argparse.ArgumentParser:
             ("inspect", _inspect, "show what a bundle holds"),
             ("serve", _serve, "serve a bundle to nodes: files, packages, images and deploy.sh")):
         verb = verbs.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-        verb.add_argument("bundle", metavar="BUNDLE", help="the tar, or the directory it was unpacked to")
+        unpack.add_bundle(verb)
         verb.set_defaults(action=action)
         if name != "serve":
             verb.add_argument("--json", action="store_true", help="print JSON")
         if name != "inspect":
             verb.add_argument("--key", metavar="PUB", default="", help="check the signature with this public key (PEM)")
     _serve_options(verbs.choices["serve"])
-    for module in (push, export):
+    for module in (push, export, unpack):
         module.add_verb(verbs)
     return top
 
@@ -48,7 +49,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         top.print_usage(sys.stderr)
         return 2
     try:
-        bundle = open_bundle(options.bundle)
+        bundle = open_bundle(options.bundle, getattr(options, "more", ()))
         try:
             options.action(bundle, options)
         finally:
@@ -75,6 +76,8 @@ def _serve_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--no-verify", dest="verify", action="store_false", help="serve without checking the contents")
     verb.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one for each core)")
     verb.add_argument("--access-log", metavar="FILE", help="append a JSON line for each reply; - for stdout")
+    verb.add_argument("--access-log-format", choices=("json", "combined"), default="json",
+                      help="how its lines look (default: %(default)s)")
     verb.add_argument("--advertise", metavar="URL", default="",
                       help="URL under which nodes reach the server, where its own address is not it")
     verb.add_argument("--also", metavar="URL", action="append", default=[],
@@ -110,7 +113,7 @@ def _fail(message: str, hint: str, code: int) -> int:
 def _serve(bundle: Bundle, options: argparse.Namespace) -> None:
     serve(bundle, Options(options.bind, options.port, options.verify, options.key, options.workers,
                           options.access_log, options.advertise, options.state, options.tls, options.tls_cert,
-                          options.tls_key, options.tls_ca, options.also))
+                          options.tls_key, options.tls_ca, options.also, options.access_log_format))
 
 
 def _verify(bundle: Bundle, options: argparse.Namespace) -> None:
@@ -126,33 +129,24 @@ def _verify(bundle: Bundle, options: argparse.Namespace) -> None:
 
 
 def _inspect(bundle: Bundle, options: argparse.Namespace) -> None:
-    facts = _facts(bundle)
+    found = facts(bundle)
     if options.json:
-        print(json.dumps(facts, indent=1, sort_keys=True))
+        print(json.dumps(found, indent=1, sort_keys=True))
         return
     print("release {release} (Kubernetes {kubernetes}), {arches}, {files} files, {size}, {signed}".format(
-        **dict(facts, arches=" ".join(facts["arches"]), size=human(facts["size"]),
-               signed="signed" if facts["signed"] else "not signed")))
-    for host in facts["hosts"]:
+        **dict(found, arches=" ".join(found["arches"]), size=human(found["size"]),
+               signed="signed" if found["signed"] else "not signed")))
+    for host in found["hosts"]:
         roles = ", ".join("{} {}".format(role, count) for role, count in sorted(host["roles"].items()))
         print("packages  {} ({}): {}".format(host["name"], host["format"], roles))
-    for image in facts["images"]:
+    for image in found["images"]:
         print("image     {ref} {digest} {platforms}".format(**dict(image, platforms=",".join(image["platforms"]))))
-    for addon in facts["addons"]:
+    for addon in found["addons"]:
         print("add-on    {name} {version} ({kind})".format(**addon))
-
-
-def _facts(bundle: Bundle) -> Dict[str, Any]:
-    info = bundle.info
-    hosts = []
-    for host in info.hosts:
-        counts = {role: len(bundle.read(path).splitlines()) for role, path in host.roles.items()}
-        hosts.append({"name": host.name, "format": host.format, "path": host.path, "roles": counts})
-    return {
-        "release": info.release, "kubernetes": info.kubernetes, "created": info.created, "arches": info.arches,
-        "files": len(bundle.members), "size": sum(member.size for member in bundle.members.values()),
-        "signed": SIGNATURE in bundle.members, "hosts": hosts,
-        "images": [{"ref": image.ref, "digest": image.digest, "platforms": image.platforms, "roles": image.roles}
-                   for image in info.images],
-        "addons": [{"name": addon.name, "version": addon.version, "kind": addon.kind} for addon in info.addons],
-    }
+    for path in found["charts"]:
+        print("chart     {}".format(path))
+    for role in found["closure"].get("roles", []):
+        print("proven    {host} {role}: {packages} packages install from the bundle alone, {assumed} capabilities assumed"
+              .format(**role))
+    if found["closure"]:
+        print("proven    {} images whole".format(found["closure"]["images"]))

@@ -7,10 +7,13 @@ only positioned reads (``pread``, ``sendfile``) may be used on them.
 
 import os
 import stat
-from typing import Dict
+from typing import Dict, Iterator, List, Tuple
 
 from .errors import HostError, IntegrityError, UsageError
+from .pieces import open_pieces
 from .tarindex import Member, check_path, check_paths, scan
+
+Cut = Tuple[Member, int, int]  # a place, and what of it: first byte, and length
 
 
 class Source:
@@ -38,60 +41,83 @@ class Source:
     def close(self) -> None:
         """Close what the source holds open."""
 
+    def cut(self, member: Member, start: int, size: int) -> List[Cut]:
+        """The places that hold `size` bytes of a member from `start` on, each in one file."""
+        return [(member, start, size)] if size else []
+
+    def stream(self, member: Member, start: int = 0, size: int = -1, piece: int = 1 << 20) -> Iterator[bytes]:
+        """`size` bytes of a member (all by default), at most `piece` at a time. Raises as `read` does."""
+        for place, begin, left in self.cut(member, start, member.size - start if size < 0 else size):
+            fd = self.acquire(place)
+            try:
+                offset, end = place.offset + begin, place.offset + begin + left
+                while offset < end:
+                    data = os.pread(fd, min(end - offset, piece), offset)
+                    if not data:
+                        raise IntegrityError("{}: cut short while it was read".format(member.path))
+                    yield data
+                    offset += len(data)
+            finally:
+                self.release(fd)
+
     def read(self, member: Member, start: int = 0, size: int = -1) -> bytes:
         """`size` bytes of a member (all by default). Raises OSError; IntegrityError if it is cut short."""
-        size = member.size - start if size < 0 else size
-        fd = self.acquire(member)
-        try:
-            data = os.pread(fd, size, member.offset + start)
-        finally:
-            self.release(fd)
-        if len(data) != size:
-            raise IntegrityError("{}: cut short while it was read".format(member.path))
-        return data
+        return b"".join(self.stream(member, start, size))
 
 
 class TarSource(Source):
-    """A bundle as one tar file, read in place."""
+    """A bundle as one tar, read in place: a file, a .run, or the parts that it was cut into."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._pieces = open_pieces(path)
         try:
-            self._stat = os.fstat(self._fd)
-            self.members = scan(self._fd, path)
+            self._stats = [os.fstat(piece.fd) for piece in self._pieces.pieces]
+            self.members = scan(self._pieces, path)
         except BaseException:
-            os.close(self._fd)
+            self._pieces.close()
             raise
-        self.modified = self._stat.st_ctime
+        if len(self._stats) == 1:
+            # Offsets in the file itself, so that nothing has to be cut.
+            start = self._pieces.pieces[0].start
+            self.members = {name: one._replace(offset=one.offset + start) for name, one in self.members.items()}
+        self.modified = max(status.st_ctime for status in self._stats)
 
-    def acquire(self, member: Member) -> int:  # noqa: ARG002
+    def acquire(self, member: Member) -> int:
         """A descriptor of the tar that is the caller's own: the kernel reads ahead for each by itself."""
+        fd = self._pieces.pieces[member.piece].fd
         try:
-            return os.open("/proc/self/fd/{}".format(self._fd), os.O_RDONLY | os.O_CLOEXEC)
+            return os.open("/proc/self/fd/{}".format(fd), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:  # no /proc
-            return os.dup(self._fd)
+            return os.dup(fd)
 
     def release(self, fd: int) -> None:
         """Close the descriptor."""
         os.close(fd)
 
-    def intact(self, fd: int, member: Member) -> bool:  # noqa: ARG002
+    def cut(self, member: Member, start: int, size: int) -> List[Cut]:
+        """The places of a member's bytes: one for each part that it touches."""
+        if len(self._stats) == 1:
+            return super().cut(member, start, size)
+        return [(member._replace(offset=inside, size=length, piece=number), 0, length)
+                for number, inside, length in self._pieces.cut(member.offset + start, size)]
+
+    def intact(self, fd: int, member: Member) -> bool:
         """Whether the tar has kept its size and time stamp."""
-        now = os.fstat(fd)
-        return now.st_size == self._stat.st_size and now.st_mtime_ns == self._stat.st_mtime_ns
+        now, before = os.fstat(fd), self._stats[member.piece]
+        return now.st_size == before.st_size and now.st_mtime_ns == before.st_mtime_ns
 
     def replaced(self) -> bool:
         """Whether the path names another file by now, or none."""
         try:
-            now = os.stat(self.path)
+            now = [os.stat(piece.path) for piece in self._pieces.pieces]
         except OSError:
             return True
-        return (now.st_dev, now.st_ino) != (self._stat.st_dev, self._stat.st_ino)
+        return any((a.st_dev, a.st_ino) != (b.st_dev, b.st_ino) for a, b in zip(now, self._stats))
 
     def close(self) -> None:
         """Close the tar."""
-        os.close(self._fd)
+        self._pieces.close()
 
 
 class TreeSource(Source):

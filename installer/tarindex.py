@@ -4,11 +4,11 @@ Stricter than ``tarfile`` on purpose: what the bundler never writes (directories
 tar dialects, bytes in the padding) is refused, so that no flipped byte outside the contents goes unseen.
 """
 
-import os
 import re
-from typing import Dict, NamedTuple, Set, Tuple
+from typing import Dict, NamedTuple, Set, Tuple, Union
 
 from .errors import IntegrityError
+from .pieces import Pieces
 
 BLOCK = 512
 _KINDS = {
@@ -29,6 +29,7 @@ class Member(NamedTuple):
     offset: int
     size: int
     mtime_ns: int = 0  # of its own file; 0 inside a tar, which has one time stamp for all
+    piece: int = 0  # number of the file, where the tar is cut into several
 
 
 def check_path(path: str) -> None:
@@ -49,22 +50,23 @@ def check_paths(paths: Set[str]) -> None:
                 raise IntegrityError("{} is both a file and the directory of {}".format(parent, path))
 
 
-def scan(fd: int, name: str) -> Dict[str, Member]:
+def scan(fd: Union[int, Pieces], name: str) -> Dict[str, Member]:
     """Index an open tar; `name` is for messages. Keys are member paths, in the order of the file.
 
     Raises IntegrityError, naming member and offset, for anything but a POSIX tar of regular files.
     """
-    size = os.fstat(fd).st_size
+    file = fd if isinstance(fd, Pieces) else Pieces.of(fd)
+    size = file.size
     members: Dict[str, Member] = {}
     pending: Dict[str, str] = {}
     offset, last = 0, ""
-    block = _read(fd, 0, BLOCK, name, last)
+    block = _read(file, 0, BLOCK, name, last)
     while block.strip(b"\0"):
         kind, path, length = _header(block, offset, name, last)
         start = offset + BLOCK
         offset = start + length + -length % BLOCK
         if kind == b"x":
-            pending = _pax(_read(fd, start, length, name, last), path, name)
+            pending = _pax(_read(file, start, length, name, last), path, name)
         else:
             path, length = pending.get("path", path), int(pending.get("size", length))
             offset, pending, last = start + length + -length % BLOCK, {}, path
@@ -75,17 +77,17 @@ def scan(fd: int, name: str) -> Dict[str, Member]:
         if offset + BLOCK > size:
             raise _truncated(name, size, last)
         padding = -length % BLOCK
-        after = _read(fd, offset - padding, padding + BLOCK, name, last)
+        after = _read(file, offset - padding, padding + BLOCK, name, last)
         if after[:padding].strip(b"\0"):
             raise IntegrityError("{}: bytes that are not zero after the end of {}".format(name, path))
         block = after[padding:]
-    _check_end(fd, offset, size, name, last)
+    _check_end(file, offset, size, name, last)
     check_paths(set(members))
     return members
 
 
-def _read(fd: int, offset: int, length: int, name: str, last: str) -> bytes:
-    data = os.pread(fd, length, offset)
+def _read(file: Pieces, offset: int, length: int, name: str, last: str) -> bytes:
+    data = file.pread(length, offset)
     if len(data) != length:
         raise _truncated(name, offset + len(data), last)
     return data
@@ -139,9 +141,9 @@ def _pax(body: bytes, path: str, name: str) -> Dict[str, str]:
     return records
 
 
-def _check_end(fd: int, offset: int, size: int, name: str, last: str) -> None:
+def _check_end(file: Pieces, offset: int, size: int, name: str, last: str) -> None:
     """After the last member: zeros only, at least two blocks of them."""
     if size < offset + 2 * BLOCK:
         raise _truncated(name, size, last)
-    if size - offset > _MAX_TRAILER or os.pread(fd, size - offset, offset).strip(b"\0"):
+    if size - offset > _MAX_TRAILER or file.pread(size - offset, offset).strip(b"\0"):
         raise IntegrityError("{}: bytes after the end of the archive, at byte {}".format(name, offset))

@@ -13,7 +13,6 @@ from .bundle import CONTRACT, SIGNATURE, SUMS, Bundle
 from .errors import HostError, IntegrityError
 from .tarindex import Member
 
-_PIECE = 1 << 20
 _LINE = re.compile("([0-9a-f]{64})  ([^\n]+)")
 _UNSUMMED = (SUMS, SIGNATURE)
 
@@ -34,7 +33,7 @@ def verify(bundle: Bundle, key: str = "", advance: Optional[Callable[[int], None
     `advance` is told of every piece hashed, in bytes. Raises IntegrityError naming each member that is
     wrong; HostError if openssl is missing or the key unreadable.
     """
-    problems = _compare_sums(bundle)
+    problems = compare_sums(bundle)
     if key:
         check_signature(bundle, key)
     members = [member for path, member in bundle.members.items() if path not in _UNSUMMED]
@@ -108,23 +107,13 @@ def check_signature(bundle: Bundle, key: str) -> None:
 
 def _hash(bundle: Bundle, member: Member, advance: Callable[[int], None]) -> str:
     digest = hashlib.sha256()
-    fd = bundle.source.acquire(member)
-    try:
-        offset, left = member.offset, member.size
-        while left:
-            piece = os.pread(fd, min(left, _PIECE), offset)
-            if not piece:
-                raise IntegrityError("{}: cut short while it was read".format(member.path))
-            digest.update(piece)
-            offset += len(piece)
-            left -= len(piece)
-            advance(len(piece))
-    finally:
-        bundle.source.release(fd)
+    for piece in bundle.source.stream(member):
+        digest.update(piece)
+        advance(len(piece))
     return digest.hexdigest()
 
 
-def _compare_sums(bundle: Bundle) -> List[str]:
+def compare_sums(bundle: Bundle) -> List[str]:
     """What SHA256SUMS and bundle.json disagree about."""
     sums = _read_sums(bundle)
     expected = {path: bundle.digests[path] for path in bundle.members if path not in _UNSUMMED}

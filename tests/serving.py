@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
@@ -68,10 +68,11 @@ def serving(
     port: int = 0,
     python: str = PYTHON,
     cwd: Path = PROJECT,
+    more: Sequence[Path] = (),
 ) -> Iterator[Server]:
     """Serve `bundle` from a free port, until the end of the block; `folder` takes stdout and stderr."""
     output, errors = folder / "serve.out", folder / "serve.err"
-    command = [python, "-m", "installer", "serve", str(bundle), "--bind", host, "--port", str(port)]
+    command = [python, "-m", "installer", "serve", str(bundle), *map(str, more), "--bind", host, "--port", str(port)]
     command += ["--state", str(folder / "state"), *options]
     with output.open("wb") as out, errors.open("wb") as err:
         process = subprocess.Popen(command, cwd=cwd, stdout=out, stderr=err, stdin=subprocess.DEVNULL)

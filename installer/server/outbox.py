@@ -26,7 +26,12 @@ class Outbox:
 
     def __init__(self, source: Source, parts: Sequence[Part]) -> None:
         self._source = source
-        self._parts: Deque[Part] = collections.deque(parts)
+        self._parts: Deque[Part] = collections.deque()
+        for part in parts:
+            if isinstance(part, bytes):
+                self._parts.append(part)
+            else:
+                self._parts.extend(Slice(*cut) for cut in source.cut(part.member, part.start, part.size))
         self._fd = -1
         self._offset = self._left = 0
         self.done = not parts

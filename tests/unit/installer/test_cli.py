@@ -112,7 +112,7 @@ def test_failures_are_one_line_and_a_hint(bundle: Path, tmp_path: Path, capsys: 
 def test_unexpected_errors_have_no_traceback(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("installer.cli.open_bundle", lambda path: 1 // 0)
+    monkeypatch.setattr("installer.cli.open_bundle", lambda *_: 1 // 0)
     monkeypatch.delenv("KUBECARRY_DEBUG", raising=False)
     assert main(["verify", str(bundle)]) == 1
     assert (

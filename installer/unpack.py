@@ -1,0 +1,107 @@
+"""`unpack`: write a bundle out as one whole tar, from parts, from a .run, or from a base and its deltas."""
+
+import argparse
+import hashlib
+import os
+import sys
+from typing import Any, BinaryIO, Tuple
+
+from .bundle import CONTRACT, SIGNATURE, SUMS, Bundle
+from .errors import HostError, IntegrityError
+from .progress import Progress, human
+from .tarindex import BLOCK, Member
+from .verify import compare_sums
+
+_FIRST = (CONTRACT, SUMS, SIGNATURE)
+_USTAR_MAX = 8 ** 11 - 1
+
+
+def add_verb(verbs: Any) -> None:
+    """Add `unpack` to the command line."""
+    about = "write a bundle as one whole tar: from a base and its deltas, from parts, or from a .run"
+    verb = verbs.add_parser("unpack", help=about, description=about[0].upper() + about[1:] + ".")
+    add_bundle(verb)
+    verb.add_argument("-o", "--output", metavar="FULL.tar", required=True, help="the tar to write")
+    verb.set_defaults(action=unpack)
+
+
+def add_bundle(verb: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a bundle."""
+    verb.add_argument("bundle", metavar="BUNDLE", help="the tar, its first part, a .run, or a directory")
+    verb.add_argument("more", metavar="DELTA", nargs="*", help="deltas on top, oldest first; or its other parts")
+
+
+def unpack(bundle: Bundle, options: argparse.Namespace) -> None:
+    """Write the tar: every byte checked, or nothing. Raises IntegrityError, HostError."""
+    problems = compare_sums(bundle)
+    if problems:
+        raise IntegrityError("{}: {}".format(bundle.source.path, "; ".join(problems[:20])))
+    temporary = os.path.join(os.path.dirname(options.output), ".{}.partial".format(os.path.basename(options.output)))
+    try:
+        with open(temporary, "wb") as file:
+            try:
+                _write(bundle, file)
+                file.flush()
+                os.rename(temporary, options.output)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+    except OSError as error:
+        raise HostError("{}: {}".format(options.output, error.strerror or error),
+                        "choose another place with -o") from None
+    size = os.path.getsize(options.output)
+    sys.stderr.write("{}: {} files, {}\n".format(options.output, len(bundle.members), human(size)))
+    print(options.output)
+
+
+def _write(bundle: Bundle, file: BinaryIO) -> None:
+    progress = Progress("writing", sum(member.size for member in bundle.members.values()))
+    first = [path for path in _FIRST if path in bundle.members]
+    for path in first + sorted(path for path in bundle.members if path not in _FIRST):
+        member = bundle.members[path]
+        file.write(header(path, member.size, bundle.info.created))
+        _copy(bundle, member, file, progress)
+        file.write(bytes(-member.size % BLOCK))
+    file.write(bytes(2 * BLOCK))
+    progress.finish()
+
+
+def _copy(bundle: Bundle, member: Member, file: BinaryIO, progress: Progress) -> None:
+    digest = hashlib.sha256()
+    for piece in bundle.source.stream(member):
+        digest.update(piece)
+        file.write(piece)
+        progress.add(len(piece))
+    if digest.hexdigest() != bundle.digests[member.path]:
+        raise IntegrityError("{}: {} differs from its digest".format(bundle.source.path, member.path))
+
+
+def header(path: str, size: int, created: int) -> bytes:
+    """The header of a member as the bundler writes it (docs/formats.md, section 4)."""
+    mode = 0o755 if path.startswith("bin/") or path.endswith(".sh") else 0o644
+    if size <= _USTAR_MAX:
+        return _block(path, mode, size, created, b"0")
+    record, length = "", 0
+    while length != len(record):
+        length = len(record)
+        record = "{} size={}\n".format(length, size)
+    body = record.encode("ascii")
+    return (_block("pax", 0o644, len(body), created, b"x") + body + bytes(-len(body) % BLOCK)
+            + _block(path, mode, 0, created, b"0"))
+
+
+def _block(path: str, mode: int, size: int, created: int, kind: bytes) -> bytes:
+    prefix, name = _split(path)
+    block = b"".join((
+        name.encode("ascii").ljust(100, b"\0"), b"%07o\0" % mode, b"0000000\0" * 2, b"%011o\0" % size,
+        b"%011o\0" % created, b" " * 8, kind, bytes(100), b"ustar\x0000", bytes(64), b"0000000\0" * 2,
+        prefix.encode("ascii").ljust(155, b"\0"), bytes(12)))
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+
+
+def _split(path: str) -> Tuple[str, str]:
+    """ustar's prefix, as long as it can be, and name."""
+    if len(path) <= 100:
+        return "", path
+    cut = path.rfind("/", 0, 156)
+    return path[:cut], path[cut + 1:]
