@@ -58,8 +58,10 @@ class Hosts:
     def _connect(self, host: str, port: int) -> tuple[str, bool]:
         """One attempt: what went wrong (empty: nothing), and whether there is no point in another one."""
         outcome: list[str] = []
-        # A thread of its own, because nothing can interrupt the resolver.
-        thread = threading.Thread(target=lambda: outcome.append(_attempt(host, port, self._deadline)), daemon=True)
+        # A thread of its own, because nothing can interrupt the resolver; its connect must not give up before we do,
+        # or silence would be taken for a failure that is worth another try.
+        longer = 2 * self._deadline
+        thread = threading.Thread(target=lambda: outcome.append(_attempt(host, port, longer)), daemon=True)
         thread.start()
         thread.join(self._deadline)
         if not outcome:
