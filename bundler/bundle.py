@@ -17,11 +17,12 @@ from bundler.errors import ManifestError
 from bundler.fetch.images import ImageContent
 from bundler.manifest import ROLES, Addon
 from bundler.selection import Selection
-from bundler.sign import sign
+from bundler.sign import sign, sigstore
 from bundler.store import Store
 
 SCHEMA = 1
 CONTRACT, SUMS, SIGNATURE = "bundle.json", "SHA256SUMS", "SHA256SUMS.sig"
+SIGSTORE = "SHA256SUMS.sigstore.json"
 REF_NAME = "org.opencontainers.image.ref.name"
 _INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
@@ -59,11 +60,14 @@ def members(
 
 
 def head(contract: Mapping[str, Any], body: Sequence[Member], key: ec.EllipticCurvePrivateKey | None) -> list[Member]:
-    """Return the members that come first: the contract, the sums and, with a key, the signature."""
+    """Return the members that come first: the contract, the sums and, with a key, the signatures."""
     first = Member.of(CONTRACT, contract_bytes(contract))
     sums = sums_bytes({member.path: member.sha256 for member in [first, *body]})
-    signature = [Member.of(SIGNATURE, sign(key, sums))] if key else []
-    return [first, Member.of(SUMS, sums), *signature]
+    if not key:
+        return [first, Member.of(SUMS, sums)]
+    signature = sign(key, sums)
+    return [first, Member.of(SUMS, sums), Member.of(SIGNATURE, signature),
+            Member.of(SIGSTORE, sigstore(signature, sums))]
 
 
 def sums_bytes(digests: Mapping[str, str]) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -92,6 +95,20 @@ def sign(key: ec.EllipticCurvePrivateKey, content: bytes) -> bytes:
             "the OpenSSL that cryptography was built with cannot make deterministic signatures",
             "Install cryptography as a wheel: pip install --force-reinstall cryptography",
         ) from reason
+
+
+def sigstore(signature: bytes, content: bytes) -> bytes:
+    """Return the same signature as a sigstore bundle v0.3, which names no key."""
+    digest = hashlib.sha256(content).digest()
+    document = {
+        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+        "verificationMaterial": {"publicKey": {}},
+        "messageSignature": {
+            "messageDigest": {"algorithm": "SHA2_256", "digest": base64.b64encode(digest).decode()},
+            "signature": base64.b64encode(signature).decode(),
+        },
+    }
+    return (json.dumps(document, sort_keys=True, indent=1) + "\n").encode()
 
 
 def check(key: ec.EllipticCurvePublicKey, signature: bytes, content: bytes) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 from bundler import archive, selfrun
 from bundler.archive import Entry
-from bundler.bundle import CONTRACT, SCHEMA, SIGNATURE, SUMS, sums_bytes
+from bundler.bundle import CONTRACT, SCHEMA, SIGNATURE, SIGSTORE, SUMS, sums_bytes
 from bundler.errors import HostError, IntegrityError
 from bundler.progress import Progress
-from bundler.sign import check, load_public
+from bundler.sign import check, load_public, sigstore
 from bundler.spans import Spans
 
 HINT = "Copy or build the bundle again; do not use this one."
@@ -114,7 +114,10 @@ def _read(path: Path, fd: Spans) -> Bundle:
     if names[:2] != [CONTRACT, SUMS]:
         raise IntegrityError(f"no bundle: its first members must be {CONTRACT} and {SUMS}")
     signed = SIGNATURE in names
-    body = names[3:] if signed and names[2] == SIGNATURE else names[2:]
+    first = [name for name in (CONTRACT, SUMS, SIGNATURE, SIGSTORE) if name in names]
+    if signed < (SIGSTORE in names) or names[: len(first)] != first:
+        raise IntegrityError(f"members out of order: must begin with {', '.join(first)}")
+    body = names[len(first) :]
     for before, name in zip(body, body[1:]):
         if name < before:
             raise IntegrityError(f"members out of order: {name} after {before}")
@@ -128,6 +131,9 @@ def _read(path: Path, fd: Spans) -> Bundle:
     _check_names({name: by_name[name] for name in names}, files, _parse_sums(sums), whole=not base)
     archive.check_end(fd, entries[-1])
     signature = archive.content(fd, by_name[SIGNATURE]) if signed else None
+    if signature is not None and SIGSTORE in names:
+        _none_of({SIGSTORE} if archive.content(fd, by_name[SIGSTORE]) != sigstore(signature, sums) else set(),
+                 f"changed member, does not fit {SUMS} and {SIGNATURE}")
     digests = {path: sha256 for path, (sha256, _) in files.items()}
     return Bundle(path, fd, fd.size(), by_name, contract, digests, sums, signature, base)
 
@@ -183,7 +189,7 @@ def _check_names(
     entries: Mapping[str, Entry], files: Mapping[str, tuple[str, int]], sums: Mapping[str, str], *, whole: bool
 ) -> None:
     """The three lists of members (the tar's, the contract's, the sums') must be one."""
-    listed = set(entries) - {SUMS, SIGNATURE}
+    listed = set(entries) - {SUMS, SIGNATURE, SIGSTORE}
     _none_of(listed - set(sums), f"extra member, not in {SUMS}")
     _none_of(set(sums) - listed if whole else set(), "missing member")
     _none_of(set(sums) ^ {CONTRACT, *files}, f"{CONTRACT} and {SUMS} do not both list")

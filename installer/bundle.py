@@ -13,7 +13,8 @@ from .tarindex import Member
 CONTRACT = "bundle.json"
 SUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"
-_OUTSIDE = (CONTRACT, SUMS, SIGNATURE)  # what bundle.json cannot list
+SIGSTORE = "SHA256SUMS.sigstore.json"
+OUTSIDE = (CONTRACT, SUMS, SIGNATURE, SIGSTORE)  # what bundle.json cannot list
 _MAX_OUTSIDE = 64 << 20
 
 
@@ -91,13 +92,13 @@ def _describe(source: Source) -> Bundle:
             raise IntegrityError("{}: not a bundle: it has no {}".format(source.path, path))
     digests: Dict[str, str] = {}
     outside: Dict[str, bytes] = {}
-    for path in _OUTSIDE:
+    for path in OUTSIDE:
         member = source.members.get(path)
         if member is not None:
             outside[path] = _read_outside(source, member)
             digests[path] = hashlib.sha256(outside[path]).hexdigest()
     info = parse(outside[CONTRACT])
-    digests.update((entry.path, entry.sha256) for entry in info.files if entry.path not in _OUTSIDE)
+    digests.update((entry.path, entry.sha256) for entry in info.files if entry.path not in OUTSIDE)
     return Bundle(source, info, digests)
 
 
@@ -110,9 +111,9 @@ def _read_outside(source: Source, member: Member) -> bytes:
 def structure(bundle: Bundle) -> List[str]:
     """What bundle.json and the members disagree about, contents apart: a line for each problem."""
     listed: Dict[str, FileEntry] = {entry.path: entry for entry in bundle.info.files}
-    problems = ["{}: must not be listed in bundle.json".format(path) for path in sorted(listed) if path in _OUTSIDE]
+    problems = ["{}: must not be listed in bundle.json".format(path) for path in sorted(listed) if path in OUTSIDE]
     for path in sorted(set(listed) | set(bundle.members)):
-        if path in _OUTSIDE:
+        if path in OUTSIDE:
             continue
         if path not in bundle.members:
             problems.append("{}: missing".format(path))

@@ -6,13 +6,12 @@ import os
 import sys
 from typing import Any, BinaryIO, Tuple
 
-from .bundle import CONTRACT, SIGNATURE, SUMS, Bundle
+from .bundle import OUTSIDE, Bundle
 from .errors import HostError, IntegrityError
 from .progress import Progress, human
 from .tarindex import BLOCK, Member
 from .verify import compare_sums
 
-_FIRST = (CONTRACT, SUMS, SIGNATURE)
 _USTAR_MAX = 8 ** 11 - 1
 
 
@@ -56,8 +55,8 @@ def unpack(bundle: Bundle, options: argparse.Namespace) -> None:
 
 def _write(bundle: Bundle, file: BinaryIO) -> None:
     progress = Progress("writing", sum(member.size for member in bundle.members.values()))
-    first = [path for path in _FIRST if path in bundle.members]
-    for path in first + sorted(path for path in bundle.members if path not in _FIRST):
+    first = [path for path in OUTSIDE if path in bundle.members]
+    for path in first + sorted(path for path in bundle.members if path not in OUTSIDE):
         member = bundle.members[path]
         file.write(header(path, member.size, bundle.info.created))
         _copy(bundle, member, file, progress)

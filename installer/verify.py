@@ -1,6 +1,8 @@
 """Strict verification: every byte of a bundle, and nothing but the bundle."""
 
+import base64
 import hashlib
+import json
 import os
 import queue
 import re
@@ -9,12 +11,12 @@ import tempfile
 import threading
 from typing import Callable, Dict, List, NamedTuple, Optional
 
-from .bundle import CONTRACT, SIGNATURE, SUMS, Bundle
+from .bundle import CONTRACT, SIGNATURE, SIGSTORE, SUMS, Bundle
 from .errors import HostError, IntegrityError
 from .tarindex import Member
 
 _LINE = re.compile("([0-9a-f]{64})  ([^\n]+)")
-_UNSUMMED = (SUMS, SIGNATURE)
+_UNSUMMED = (SUMS, SIGNATURE, SIGSTORE)
 
 
 class Result(NamedTuple):
@@ -33,7 +35,7 @@ def verify(bundle: Bundle, key: str = "", advance: Optional[Callable[[int], None
     `advance` is told of every piece hashed, in bytes. Raises IntegrityError naming each member that is
     wrong; HostError if openssl is missing or the key unreadable.
     """
-    problems = compare_sums(bundle)
+    problems = compare_sums(bundle) + _compare_signatures(bundle)
     if key:
         check_signature(bundle, key)
     members = [member for path, member in bundle.members.items() if path not in _UNSUMMED]
@@ -122,6 +124,26 @@ def compare_sums(bundle: Bundle) -> List[str]:
     problems += ["{}: {} and {} disagree".format(path, SUMS, CONTRACT) for path in sorted(sums)
                  if path in expected and sums[path] != expected[path]]
     return problems
+
+
+def _compare_signatures(bundle: Bundle) -> List[str]:
+    """Whether the sigstore bundle says what SHA256SUMS and its signature are."""
+    if SIGSTORE not in bundle.members:
+        return []
+    if SIGNATURE in bundle.members and bundle.read(SIGSTORE) == sigstore(bundle.read(SIGNATURE), bundle.read(SUMS)):
+        return []
+    return ["{}: does not fit {} and {}".format(SIGSTORE, SIGNATURE, SUMS)]
+
+
+def sigstore(signature: bytes, sums: bytes) -> bytes:
+    """The sigstore bundle of a signature, as the bundler writes it (docs/formats.md, section 4)."""
+    digest = base64.b64encode(hashlib.sha256(sums).digest()).decode()
+    return (json.dumps({
+        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+        "verificationMaterial": {"publicKey": {}},
+        "messageSignature": {"messageDigest": {"algorithm": "SHA2_256", "digest": digest},
+                             "signature": base64.b64encode(signature).decode()},
+    }, sort_keys=True, indent=1) + "\n").encode("ascii")
 
 
 def _read_sums(bundle: Bundle) -> Dict[str, str]:

@@ -76,6 +76,19 @@ def test_both_refuse_flips_and_cuts(tmp_path: Path, members: list[Member]) -> No
         assert verdicts(path) == (6, 6), length
 
 
+def test_both_refuse_flips_in_the_signatures_without_a_key(tmp_path: Path, members: list[Member]) -> None:
+    private, _ = keygen(tmp_path / "a")
+    path = write_tar(tmp_path / "b.tar", bundle_members(members[2:], private))
+    whole = path.read_bytes()
+    begin, end = whole.index(b"SHA256SUMS.sig\0"), whole.index(b"images/oci-layout\0")
+    assert whole[begin:end].count(b"SHA256SUMS.sigstore.json\0") == 1
+    for offset in random.Random(4).sample(range(begin, end), 150):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 4]) + whole[offset + 1 :])
+        assert verdicts(path) == (6, 6), offset
+    alone = [one for one in bundle_members(members[2:], private) if one.path != "SHA256SUMS.sig"]
+    assert verdicts(write_tar(path, alone)) == (6, 6)
+
+
 def without(members: list[Member]) -> list[Member]:
     return members[:-1]
 
