@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # Tokens and the join line.
 
-# usable_token: one that the cluster has and that may still be joined with; nothing if there is none.
+# usable_token: one that the cluster has and that can be joined with for an hour at least; nothing if there is none.
 usable_token() {
   kubeadm --kubeconfig=$ADMIN_CONF token list 2>/dev/null </dev/null |
-    awk 'NR > 1 && $2 != "<invalid>" && /authentication,signing/ && /default-node-token/ { print $1; exit }' || true
+    awk 'NR > 1 && $2 ~ /^([0-9]+[hdy].*|<forever>)$/ && /authentication,signing/ && /default-node-token/ { print $1; exit }' || true
 }
 
 # create_token: prints a new one, good for 24 h.
@@ -18,7 +18,7 @@ print_join() {
   endpoint=$(kube config view -o 'jsonpath={.clusters[0].cluster.server}')
   hash=$(ca_hash </etc/kubernetes/pki/ca.crt)
   arguments="join --token $1 --ca-cert-hash $hash ${endpoint#https://}"
-  printf '\nTo join a node, run there as root (the token expires after 24 h; the verb "token" prints a new line):\n\n'
+  printf '\nTo join a node, run there as root (the token expires within 24 h; the verb "token" prints a new line):\n\n'
   printf '  %s | bash -s %s\n' "$(deploy_curl)" "$arguments"
   digest=$(curl_server -fsS --max-time 10 "$SERVER/deploy.sh" 2>/dev/null | sha256sum) || return 0
   printf '\nor, safe against a changed script on the way:\n\n'

@@ -130,11 +130,18 @@ confirm() {
   [ "$answer" = yes ] || die $E_ENVIRONMENT 'not confirmed: nothing was changed'
 }
 
+# forget: removes the last traces, our own state and log.
+forget() {
+  rm -rf --one-file-system "$STATE"
+  LOG_SINK=/dev/null
+  rm -f "$LOG"
+}
+
 # down: exit 7 only if something could not be undone; then the same line may be run again for the rest.
 down() {
   if [ ! -e "$STATE/journal" ]; then
+    forget
     say 'nothing is installed here: nothing to undo'
-    rm -rf "$STATE"
     return 0
   fi
   find_foreign
@@ -143,8 +150,6 @@ down() {
   if [ "$LEFT" -gt 0 ]; then
     die $E_ENVIRONMENT "$LEFT change(s) could not be undone (above); all others were" "mend what is in the way, then run down again: $STATE/journal has the rest"
   fi
-  rm -rf --one-file-system "$STATE"
-  LOG_SINK=/dev/null
-  rm -f "$LOG"
+  forget
   say 'everything that was installed here is undone'
 }

@@ -103,6 +103,10 @@ parse() {
     j) VERB='join' ;;
     d) VERB='down' ;;
     preflight | master | join | status | token | down) VERB=$1 ;;
+    help | -h | --help)
+      usage
+      exit 0
+      ;;
     '') misuse 'a verb is missing' ;;
     *) misuse "there is no verb \"$1\"" ;;
   esac

@@ -79,6 +79,7 @@ def test_down_where_nothing_is_installed(shell: Shell) -> None:
     assert done.returncode == 0
     assert "nothing to undo" in done.stderr
     assert not shell.state.exists()
+    assert not shell.log.exists()
 
 
 def test_down_that_cannot_undo_all_keeps_the_rest_and_ends_with_7(shell: Shell) -> None:

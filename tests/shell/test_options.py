@@ -114,6 +114,14 @@ def test_anything_else_ends_with_2_and_the_usage(words: str, told: str) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("word", ["help", "-h", "--help"])
+def test_help_is_no_fault(shell: Shell, word: str) -> None:
+    done = shell.run(f"parse {word}; echo went on")
+    assert done.returncode == 0
+    assert done.stderr.startswith("usage: curl")
+    assert done.stdout == ""
+
+
 def test_a_word_that_looks_like_shell_stays_a_word(shell: Shell) -> None:
     done = shell.run("parse master --node-name '$(touch /tmp/kubecarry-oops)'")
     assert done.returncode == 2

@@ -92,7 +92,7 @@ def test_ignored_faults_become_warnings(shell: Shell) -> None:
         ("kernel", "cat() { echo 2.6.32-754.el6; }", "too old"),
         ("kernel", "cat() { echo 3.9.0; }", "too old"),
         ("commands", "command() { builtin [ \"$2\" != openssl ]; }", "missing: openssl"),
-        ("proc-sys", "rewritable() { false; }", "/proc/sys is read-only"),
+        ("proc-sys", "id() { echo 0; }; rewritable() { false; }", "/proc/sys is read-only"),
     ],
 )
 def test_a_fault_is_found(shell: Shell, check: str, given: str, told: str) -> None:
@@ -114,6 +114,7 @@ def test_a_fault_is_found(shell: Shell, check: str, given: str, told: str) -> No
         ("other-role", "state_get() { echo master; }"),
         ("networks", "used_networks() { printf '10.77.0.11/24 address of eth0\\n10.77.0.0/24 route\\n'; }"),
         ("token-form", "OPT_TOKEN=abcdef.0123456789abcdef"),
+        ("proc-sys", "id() { echo 1000; }; rewritable() { false; }"),
     ],
 )
 def test_a_sound_host_is_not_blamed(shell: Shell, check: str, given: str) -> None:
