@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from bundler import bundle, charts, closure, extras, output, repodata
+from bundler import bundle, charts, closure, data, extras, output, repodata
 from bundler.archive import DamagedSource, Member, total_size
 from bundler.bundle import CarriedImage
 from bundler.delta import Base
@@ -24,6 +25,8 @@ from bundler.output import WHOLE, Shape
 from bundler.progress import Progress
 from bundler.selection import Selection
 from bundler.store import Store
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,26 @@ def build(order: Order, workshop: Workshop) -> Built:
 
     What is damaged in the cache is thrown away and fetched anew, once.
     """
+    return _healing(workshop, lambda: _build(order, workshop))
+
+
+def compose(selection: Selection, created: int, workshop: Workshop) -> list[Member]:
+    """Return what the unsigned bundle consists of, after fetching what is missing. The same errors as ``build``."""
+    installer = data.installer_files()
+
+    def composed() -> list[Member]:
+        head, body = _compose(Order(selection, installer, created, None, Path()), workshop)
+        return [*head, *body]
+
+    return _healing(workshop, composed)
+
+
+def _healing(workshop: Workshop, work: Callable[[], T]) -> T:
+    """Do ``work``, again after each file of the cache that turns out to be damaged: once for each of them."""
     damaged: set[str] = set()
     while True:
         try:
-            return _build(order, workshop)
+            return work()
         except DamagedSource as reason:
             if reason.sha256 in damaged or reason.file != workshop.store.path(reason.sha256):
                 raise
@@ -103,6 +122,15 @@ def build(order: Order, workshop: Workshop) -> Built:
 
 
 def _build(order: Order, workshop: Workshop) -> Built:
+    head, body = _compose(order, workshop)
+    members = [order.base.member(), *head, *order.base.lacking(body)] if order.base else [*head, *body]
+    changed = _write(order, workshop, members)
+    sums = next(member.sha256 for member in head if member.path == bundle.SUMS)
+    return Built(order.output, total_size(members), len(members), sums, changed)
+
+
+def _compose(order: Order, workshop: Workshop) -> tuple[list[Member], list[Member]]:
+    """Fetch, and describe: the members that come first, and all others, sorted by path."""
     selection = order.selection
     _fetch(selection, workshop)
     images = _images(selection, workshop.store)
@@ -113,11 +141,7 @@ def _build(order: Order, workshop: Workshop) -> Built:
     body.append(closure.member(selection, bundle.contract(selection, images, body, order.created), body))
     body.sort(key=lambda member: member.path)
     contract = bundle.contract(selection, images, body, order.created)
-    head = bundle.head(contract, body, order.key)
-    members = [order.base.member(), *head, *order.base.lacking(body)] if order.base else [*head, *body]
-    changed = _write(order, workshop, members)
-    sums = next(member.sha256 for member in head if member.path == bundle.SUMS)
-    return Built(order.output, total_size(members), len(members), sums, changed)
+    return bundle.head(contract, body, order.key), body
 
 
 def _write(order: Order, workshop: Workshop, members: Sequence[Member]) -> bool:

@@ -35,6 +35,7 @@ from bundler.options import (
 )
 from bundler.output import Shape
 from bundler.progress import Progress, amount
+from bundler.rebuild import rebuild
 from bundler.resolve import resolve
 from bundler.sign import keygen, load_private
 from bundler.verify import verify
@@ -186,15 +187,25 @@ def _print_plan(items: list[Item]) -> None:
 @click.argument("bundle", type=FILE)
 @click.option("--key", type=FILE, help="Public key (PEM) that must have signed it.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def verify_command(bundle: Path, key: Path | None, as_json: bool, quiet: bool) -> None:
-    """Check every byte of a bundle."""
-    with Progress(quiet=quiet) as progress:
+@click.option("--rebuild", "again", is_flag=True, help="Build it again from the locks, and compare bit for bit.")
+@places
+@fetching
+def verify_command(
+    bundle: Path, key: Path | None, as_json: bool, again: bool, manifests: Path | None, lock_dir: Path | None,
+    **options: Any,
+) -> None:
+    """Check every byte of a bundle, or of its parts by the first of them."""
+    with Progress(quiet=options["quiet"]) as progress:
         found = verify(bundle, key, progress)
+    if again:
+        with Fetching(**options).open() as workshop:
+            rebuild(bundle, manifests, lock_dir, workshop)
     if as_json:
-        _print_json({"path": str(bundle), **vars(found)})
+        _print_json({"path": str(bundle), **vars(found), "rebuilt": again})
         return
     click.echo(f"{bundle}: OK, {found.members} members, {amount(found.size)}")
+    if again:
+        click.echo("the same as the locks give, bit for bit" + (", the signature apart" if found.signed else ""))
     if found.base:
         _say(f"a delta: it needs the bundle whose SHA256SUMS has sha256 {found.base}")
     if found.trusted:

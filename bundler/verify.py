@@ -42,6 +42,7 @@ class Bundle:
     files: Mapping[str, str]
     sums: bytes
     signature: bytes | None
+    contract_sha256: str
     base: str = ""
 
 
@@ -123,7 +124,8 @@ def _read(path: Path, fd: Spans) -> Bundle:
             raise IntegrityError(f"members out of order: {name} after {before}")
     by_name = {entry.path: entry for entry in entries}
     _none_of({d for name in names for d in _directories(name) if d in by_name}, "unsafe member, a directory of another")
-    contract = _parse_contract(archive.content(fd, by_name[CONTRACT]))
+    text = archive.content(fd, by_name[CONTRACT])
+    contract = _parse_contract(text)
     if contract.get("created") != created:
         raise IntegrityError(f"{CONTRACT}: `created` is not the members' time stamp")
     files = _parse_files(contract)
@@ -135,7 +137,8 @@ def _read(path: Path, fd: Spans) -> Bundle:
         _none_of({SIGSTORE} if archive.content(fd, by_name[SIGSTORE]) != sigstore(signature, sums) else set(),
                  f"changed member, does not fit {SUMS} and {SIGNATURE}")
     digests = {path: sha256 for path, (sha256, _) in files.items()}
-    return Bundle(path, fd, fd.size(), by_name, contract, digests, sums, signature, base)
+    return Bundle(path, fd, fd.size(), by_name, contract, digests, sums, signature,
+                  hashlib.sha256(text).hexdigest(), base)
 
 
 def _directories(path: str) -> Iterator[str]:

@@ -222,3 +222,17 @@ def test_base_and_delta_are_served_together(bundle: Path, delta: Path, more: Pat
 def test_a_run_serves_its_own_payload(itself: Path, unpacked: Path, tmp_path: Path) -> None:
     with serving(itself, tmp_path) as server:
         serves(server, unpacked)
+
+
+def test_a_rebuild_is_the_same_bit_for_bit(site: Site, bundle: Path, tmp_path: Path) -> None:
+    again = site.command("verify", bundle, "--rebuild")
+    again = [word for number, word in enumerate(again) if word != "--version" and again[number - 1] != "--version"]
+    assert "bit for bit" in run(*again, cwd=site.root).stdout
+    own = site.root / "manifests/addons/files/sample.yaml"
+    kept = own.read_text()
+    try:
+        own.write_text(kept + "# changed\n")
+        refused = run(*again, cwd=site.root, code=6)
+        assert "manifests/sample/sample.yaml differs" in refused.stderr
+    finally:
+        own.write_text(kept)
