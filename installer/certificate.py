@@ -8,6 +8,7 @@ import secrets
 import socket
 import ssl
 import subprocess
+import sys
 from typing import List, NamedTuple, Tuple
 
 from .address import local_ipv4, local_ipv6
@@ -53,9 +54,7 @@ def load(certificate: str, key: str, ca: str = "") -> Identity:
     """A pair of PEM files, and who signed it: by default the last certificate of the chain. Raises HostError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.options |= getattr(ssl, "OP_NO_RENEGOTIATION", 0)
-    if hasattr(ssl, "TLSVersion"):
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-    else:  # Python 3.6
+    if sys.version_info < (3, 10):  # where TLS 1.2 is not the least by itself
         context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
     try:
         context.load_cert_chain(certificate, key, password=lambda: "")

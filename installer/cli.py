@@ -146,7 +146,7 @@ def _inspect(bundle: Bundle, options: argparse.Namespace) -> None:
     for path in found["charts"]:
         print("chart     {}".format(path))
     for role in found["closure"].get("roles", []):
-        print("proven    {host} {role}: {packages} packages install from the bundle alone, {assumed} capabilities assumed"
-              .format(**role))
+        print("proven    {host} {role}: {packages} packages install from the bundle alone, {assumed} capabilities of "
+              "the host assumed".format(**role))
     if found["closure"]:
         print("proven    {} images whole".format(found["closure"]["images"]))

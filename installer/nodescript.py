@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 from .bundle import SUMS, Bundle
 from .errors import IntegrityError
@@ -42,6 +42,14 @@ class NodeScript:
         settings = {"SERVER": server, "SUMS_SHA256": self._sums, **self._ours}
         settings.update((name, value) for name, value in self._node.items() if name not in settings)
         return (_HEAD + assignments(settings) + self._parts + _TAIL).encode("utf-8")
+
+    def commands(self, server: str, arguments: str) -> Tuple[str, str]:
+        """What to type on a node: the short line, and the one that checks the script before it runs it."""
+        pin = self._ours.get("SERVER_PIN")
+        trust = " --pinnedpubkey '{}' -k".format(pin) if pin else ""
+        short = "curl -fsSL{} {}/deploy.sh | bash -s {}".format(trust, server, arguments)
+        checked = 'curl -fsSL{} {}/deploy.sh -o deploy.sh && echo "{}  deploy.sh" | sha256sum -c - && bash deploy.sh {}'
+        return short, checked.format(" -k" if pin else "", server, self.digest(server), arguments)
 
     def digest(self, server: str) -> str:
         """sha256, in hex, of what `render` gives."""

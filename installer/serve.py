@@ -15,6 +15,8 @@ from .nodescript import NodeScript
 from .progress import Progress, human
 from .server.accesslog import AccessLog
 from .server.app import App
+from .server.board import Board
+from .server.desk import Desk
 from .server.loop import Loop, url_of
 from .server.supervisor import Supervisor
 from .servers import also, check_urls
@@ -42,6 +44,7 @@ class Options(NamedTuple):
     tls_key: str = ""
     tls_ca: str = ""
     also: Sequence[str] = ()
+    log_format: str = "json"
 
 
 def default_state() -> str:
@@ -57,25 +60,29 @@ def serve(bundle: Bundle, options: Options) -> None:
     if options.advertise and not _URL.fullmatch(options.advertise):
         raise UsageError("--advertise {}: not an URL".format(options.advertise), "give http://ADDRESS:PORT")
     advertise = options.advertise.rstrip("/")
-    log = AccessLog(options.access_log) if options.access_log is not None else None
+    log = AccessLog(options.access_log, options.log_format) if options.access_log is not None else None
     with address.bind(options.bind, options.port) as sock:
         identity = _identity(options)
         _check(bundle, options)
-        ours = {"REPORT_TOKEN": _token(options.state)}
+        token = _token(options.state)
+        ours = {"REPORT_TOKEN": token}
         if identity:
             ours.update(SERVER_CA=identity.ca, SERVER_PIN=identity.pin)
         ours.update(also(check_urls("--also", options.also)))
         script = NodeScript(bundle, ours)
         app = App(bundle, script, report, identity.ca if identity else "")
         address.listen(sock)
-        lines = instructions(bundle, script, [advertise] if advertise else _urls(sock, identity is not None),
-                             identity.pin if identity else "")
+        lines = instructions(bundle, script, [advertise] if advertise else _urls(sock, identity is not None))
         tls = identity.context if identity else None
 
-        def make_loop(lifeline: int) -> Loop:
-            return Loop(app, [sock], lifeline, report, log, advertise, tls)
+        count = options.workers or os.cpu_count() or 1
+        board = Board(count)
 
-        supervisor = Supervisor(options.workers or os.cpu_count() or 1, [sock], make_loop, report, _Watch(bundle))
+        def make_loop(number: int, lifeline: int) -> Loop:
+            app.desk = Desk(board, number, token)
+            return Loop(app, [sock], lifeline, report, log, advertise, tls, app.desk)
+
+        supervisor = Supervisor(count, [sock], make_loop, report, _Watch(bundle))
         supervisor.run(lambda: print(lines, flush=True))
 
 
@@ -96,23 +103,20 @@ def checked(bundle: Bundle, key: str, workers: int = 0) -> Result:
     return result
 
 
-def instructions(bundle: Bundle, script: NodeScript, urls: List[str], pin: str = "") -> str:
+def instructions(bundle: Bundle, script: NodeScript, urls: List[str]) -> str:
     """What to type on the nodes, for each URL of the server: the short form, and the one that pins deploy.sh."""
-    trust = " --pinnedpubkey '{}' -k".format(pin) if pin else ""
     info = bundle.info
     size = sum(member.size for member in bundle.members.values())
     lines = ["Serving release {} (Kubernetes {}): {} files, {} images, {}. Stop with Ctrl-C.".format(
         info.release, info.kubernetes, len(bundle.members), len(info.images), human(size))]
     for url in urls:
-        short = "  curl -fsSL{} {}/deploy.sh | bash -s {{}}".format(trust, url)
-        pinned = ('  curl -fsSL{2} {0}/deploy.sh -o deploy.sh && echo "{1}  deploy.sh" | sha256sum -c - '
-                  "&& bash deploy.sh {{}}").format(url, script.digest(url), " -k" if pin else "")
-        join = "join --token TOKEN MASTER:6443"
+        master, join = (script.commands(url, what) for what in ("master", "join --token TOKEN MASTER:6443"))
         lines += ["", "For nodes that reach this machine at {}, as root:".format(url),
-                  "on the first master", short.format("master"),
-                  "on every node that joins (master prints TOKEN and MASTER)", short.format(join),
+                  "on the first master", "  " + master[0],
+                  "on every node that joins (master prints TOKEN and MASTER)", "  " + join[0],
                   "or, safe against a changed script on the way, the forms that check it before they run it",
-                  pinned.format("master"), pinned.format(join)]
+                  "  " + master[1], "  " + join[1],
+                  "what is inside, and how far each node is: {}/".format(url)]
     return "\n".join(lines)
 
 

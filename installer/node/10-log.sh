@@ -59,6 +59,7 @@ die() {
   printf 'error: %s\n' "$2" >&2
   [ -z "${3:-}" ] || printf '       %s\n' "$3" >&2
   note "error: $2 ${3:-}"
+  report failed "$2" "${3:-}"
   REPORTED=1
   exit "$code"
 }
@@ -71,6 +72,7 @@ step() {
   begun=$NOW
   STEP=$name
   note "== $name"
+  report started
   "$@"
   STEP=''
   clock

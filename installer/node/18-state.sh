@@ -74,6 +74,7 @@ finish() {
   if [ "$code" -ne 0 ] && [ -z "$REPORTED" ]; then
     printf 'error: %s failed unexpectedly (code %s)%s\n       see %s, then run the same line again: it goes on from there\n' \
       "${STEP:-$VERB}" "$code" "${FAILED_AT:+ at $FAILED_AT}" "$LOG" >&2
+    report failed "${STEP:-$VERB} failed unexpectedly (code $code)" "see $LOG on the node, then run the same line again: it goes on from there"
     code=$E_UNEXPECTED
   fi
   exit "$code"

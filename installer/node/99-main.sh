@@ -34,6 +34,7 @@ stage() {
 prepare() {
   ROLE=$1
   identify
+  REPORTING=$ROLE
   step preflight preflight "$ROLE"
   step bundle fetch_sums
   remember
@@ -58,6 +59,7 @@ verb_master() {
   stage addons apply_listed "$ADDON_MANIFESTS"
   give_kubeconfig
   say "the master $NODE_NAME is Ready: Kubernetes $KUBERNETES_VERSION at $NODE_ADDRESS:6443"
+  report 'done'
   print_join "$(master_token)"
 }
 
@@ -80,6 +82,7 @@ verb_join() {
   stage kubeadm join_cluster
   stage ready await_ready
   say "$NODE_NAME has joined and is Ready"
+  report 'done'
 }
 
 verb_preflight() {

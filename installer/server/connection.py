@@ -2,7 +2,7 @@
 
 import select
 import socket
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Tuple
 
 from .content import Changed
 from .outbox import AnySocket, Outbox
@@ -105,6 +105,7 @@ class Connection:
         """Answer every whole request in `data`, as long as the client takes the replies."""
         loop = self._loop
         memo = loop.memo
+        begun = bool(self._buffer)
         if loop.log is not None:
             self._started = loop.clock()
         while data:
@@ -120,7 +121,14 @@ class Connection:
                     return
                 self._buffer = b""
                 head, rest = data[:end], data[end:]
-                reply = memo.get(head) or self._answer(head)
+                reply = memo.get(head)
+                if reply is None:
+                    reply, used = self._answer(head, rest)
+                    if reply is None:
+                        self._keep(data, begun)
+                        return
+                    rest = rest[used:]
+            begun = False
             self._buffer = rest
             if not self._send(reply):
                 return
@@ -129,25 +137,35 @@ class Connection:
 
     def _wait(self, data: bytes) -> None:
         """Keep the beginning of a request head; the time for it runs from its first byte."""
-        if not self._buffer:
-            self.deadline = self._loop.now + HEAD_SECONDS
-        self._buffer = data
+        self._keep(data, bool(self._buffer))
         try:
             check_partial(data)
         except RequestError as error:
             self._send(_refusal(error))
 
-    def _answer(self, head: bytes) -> Reply:
+    def _keep(self, data: bytes, begun: bool) -> None:
+        if not begun:
+            self.deadline = self._loop.now + HEAD_SECONDS
+        self._buffer = data
+
+    def _answer(self, head: bytes, rest: bytes) -> Tuple[Optional[Reply], int]:
+        """The reply, and how much of `rest` was its request's body; none as long as that is not there."""
         loop = self._loop
         try:
             check_partial(head)
             request = parse(head[:-4])
         except RequestError as error:
-            return _refusal(error)
+            return _refusal(error), 0
+        size = loop.app.body_size(request)
+        if size > len(rest):
+            return None, 0
+        if size:
+            request.body, request.has_body = rest[:size], False
+        request.peer = self.peer
         reply = loop.app.answer(request, self.origin)
         if reply.lasting and not reply.close and len(head) <= _MEMO_KEY:
             loop.remember(head, reply)
-        return reply
+        return reply, size
 
     def _send(self, reply: Reply) -> bool:
         """Begin a reply; True if it went out whole and the connection goes on."""
@@ -164,6 +182,7 @@ class Connection:
             self._sent = self._push(data)
             if self._sent < len(data):
                 self._outbox = Outbox(loop.source, [data[self._sent:]])
+        loop.count(self.peer, self._sent)
         if self._outbox is None or self._outbox.done:
             return self._finish()
         self._enter(_WRITING, STALL_SECONDS)
@@ -180,6 +199,7 @@ class Connection:
         outbox = self._outbox
         sent = outbox.flush(self._sock) if outbox else 0
         self._sent += sent
+        self._loop.count(self.peer, sent)
         if sent:
             self.deadline = self._loop.now + STALL_SECONDS
         if (outbox is None or outbox.done) and self._finish():
@@ -190,6 +210,8 @@ class Connection:
     def _finish(self) -> bool:
         """A reply is out whole: True if another request may follow."""
         self._log()
+        if self._reply is not None:
+            self._loop.replies[self._reply.status // 100] += 1
         self._outbox = None
         reply = self._reply
         if reply is not None and not reply.close and self._loop.running:

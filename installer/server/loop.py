@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from .accesslog import AccessLog
 from .app import App
 from .connection import Connection
+from .desk import Desk
 from .outbox import AnySocket
 from .reply import Reply, date_line
 from .tls import TlsSocket
@@ -27,7 +28,8 @@ class Loop:
     """Serves an App until `lifeline` says STOP (finish what is under way) or ends (the parent died)."""
 
     def __init__(self, app: App, listeners: List[socket.socket], lifeline: int, report: Callable[[str], None],
-                 log: Optional[AccessLog] = None, advertise: str = "", tls: Optional[ssl.SSLContext] = None) -> None:
+                 log: Optional[AccessLog] = None, advertise: str = "", tls: Optional[ssl.SSLContext] = None,
+                 desk: Optional[Desk] = None) -> None:
         self.app = app
         self.source = app.source
         self.report = report
@@ -39,6 +41,9 @@ class Loop:
         self.epoll = select.epoll()
         self._advertise = advertise
         self._tls = tls
+        self._desk = desk
+        self.replies = [0] * 6  # by the first digit of their status
+        self._sent: Dict[str, int] = {}  # bytes by client, since the last tick
         self._lifeline = lifeline
         self._listeners = listeners
         self._connections: Dict[int, Connection] = {}
@@ -77,6 +82,10 @@ class Loop:
         self._handlers.pop(fd, None)
         if self.running and not self._accepting:
             self._listen()
+
+    def count(self, peer: str, size: int) -> None:
+        """Note bytes that a client took."""
+        self._sent[peer] = self._sent.get(peer, 0) + size
 
     def origin(self, address: Tuple[Any, ...]) -> str:
         """The URL of the server at a socket address of its own, unless another one is advertised."""
@@ -139,6 +148,9 @@ class Loop:
 
     def _tick(self) -> None:
         self.date = date_line(time.time())
+        if self._desk is not None:
+            self._desk.tick(self.replies, len(self._connections), self._sent)
+        self._sent.clear()
         if self.running and not self._accepting:
             self._listen()
         for connection in [one for one in self._connections.values() if one.deadline < self.now]:

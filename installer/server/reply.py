@@ -8,10 +8,10 @@ from ..tarindex import Member
 from .request import Request
 
 REASONS = {
-    200: "OK", 206: "Partial Content", 304: "Not Modified", 400: "Bad Request", 404: "Not Found",
-    405: "Method Not Allowed", 408: "Request Timeout", 412: "Precondition Failed", 414: "URI Too Long",
-    416: "Range Not Satisfiable", 431: "Request Header Fields Too Large",
-    500: "Internal Server Error", 503: "Service Unavailable",
+    200: "OK", 204: "No Content", 206: "Partial Content", 304: "Not Modified", 400: "Bad Request", 403: "Forbidden",
+    404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout", 412: "Precondition Failed",
+    413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable",
 }
 TEXT = "text/plain; charset=utf-8"
 Fields = Sequence[Tuple[str, str]]
@@ -78,6 +78,6 @@ def date_line(now: float) -> bytes:
 def _head(status: int, fields: Fields, body: List[Part]) -> bytes:
     lines = ["HTTP/1.1 {} {}".format(status, REASONS[status]), "Server: kubecarry"]
     lines += ["{}: {}".format(name, value) for name, value in fields]
-    if status != 304:
+    if status not in (204, 304):
         lines.append("Content-Length: {}".format(sum(size_of(part) for part in body)))
     return ("\r\n".join(lines) + "\r\n").encode("latin-1")

@@ -28,13 +28,15 @@ class RequestError(Exception):
 class Request:
     """One request head. `path` is percent-decoded (None: not UTF-8), `query` raw, field names lower case."""
 
-    __slots__ = ("fields", "has_body", "keep_alive", "method", "minor", "path", "query", "target")
+    __slots__ = ("body", "fields", "has_body", "keep_alive", "method", "minor", "path", "peer", "query", "target")
 
     def __init__(self, method: str, target: bytes, minor: int, fields: Dict[bytes, bytes]) -> None:
         self.method = method
         self.target = target
         self.minor = minor
         self.fields = fields
+        self.body = b""  # read for those requests only that may have one
+        self.peer = ""  # address of the client
         self.has_body = _has_body(fields)
         self.keep_alive = _keep_alive(minor, fields)
         raw, _, self.query = _origin(target).partition(b"?")

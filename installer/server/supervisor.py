@@ -20,9 +20,12 @@ _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Supervisor:
-    """Runs `count` workers; `make_loop` builds a worker's Loop, inside the worker, around its lifeline."""
+    """Runs `count` workers; `make_loop` builds a worker's Loop, inside the worker.
 
-    def __init__(self, count: int, listeners: List[socket.socket], make_loop: Callable[[int], Loop],
+    It is given the worker's number, from 0, which its successor inherits, and the lifeline.
+    """
+
+    def __init__(self, count: int, listeners: List[socket.socket], make_loop: Callable[[int, int], Loop],
                  report: Callable[[str], None], watch: Callable[[], None]) -> None:
         self._count = count
         self._listeners = listeners
@@ -30,6 +33,7 @@ class Supervisor:
         self._report = report
         self._watch = watch  # called every few seconds
         self._lifelines: Dict[int, int] = {}
+        self._numbers: Dict[int, int] = {}  # pid -> number
         self._failed = False
 
     def run(self, started: Callable[[], None]) -> None:
@@ -58,8 +62,10 @@ class Supervisor:
 
     def _start(self) -> None:
         ours, theirs = os.pipe()
+        number = min(set(range(self._count)) - {self._numbers[pid] for pid in self._lifelines})
         pid = os.fork()
         if pid:
+            self._numbers[pid] = number
             os.close(ours)
             self._lifelines[pid] = theirs
             return
@@ -68,7 +74,7 @@ class Supervisor:
             os.close(theirs)
             for other in self._lifelines.values():
                 os.close(other)
-            _worker(self._make_loop(ours))
+            _worker(self._make_loop(number, ours))
             status = 0
         except BaseException as error:
             self._report("worker {}: {}: {}".format(os.getpid(), type(error).__name__, error))

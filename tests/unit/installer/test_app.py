@@ -133,7 +133,6 @@ def test_several_ranges_make_a_multipart_body(app: App) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/nope",
         "/bin",
         "/bin/amd64/",
