@@ -109,6 +109,7 @@ def compose(selection: Selection, created: int, workshop: Workshop) -> list[Memb
 
 def _healing(workshop: Workshop, work: Callable[[], T]) -> T:
     """Do ``work``, again after each file of the cache that turns out to be damaged: once for each of them."""
+    output.require_place(order.output)
     damaged: set[str] = set()
     while True:
         try:

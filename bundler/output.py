@@ -46,6 +46,17 @@ class Shape:
 WHOLE = Shape()
 
 
+def require_place(path: Path) -> None:
+    """Raise HostError where no bundle can be written: asked before anything is fetched for it."""
+    with _host_errors(path):
+        if path.is_dir():
+            raise HostError(f"{path}: is a directory", "Name the file to write with -o.")
+        if not path.parent.is_dir():
+            raise HostError(f"{path.parent}: no such directory", _HINT)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise HostError(f"{path.parent}: cannot be written to", _HINT)
+
+
 def is_current(path: Path, members: Sequence[Member], mtime: int, jobs: int, advance: Callable[[int], None]) -> bool:
     """Tell whether ``path`` is, byte for byte, the tar of these members; every byte of it is read."""
     with _host_errors(path):

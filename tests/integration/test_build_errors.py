@@ -106,10 +106,17 @@ def test_read_only_cache(site: Site) -> None:
     assert "--cache-dir" in said
 
 
-def test_unwritable_output(site: Site) -> None:
-    assert "nowhere" in site.run("build", "-q", "-o", "nowhere/out.tar", code=7).stderr
-    assert "-o" in with_mounts(site, "mkdir -p frozen; mount -t tmpfs -o ro tmpfs frozen",
-                               site.command("build", "-q", "-o", "frozen/out.tar"))
+def test_unwritable_output_is_told_before_anything_is_fetched(site: Site) -> None:
+    build = site.command("build", "-q", "--cache-dir", "unused", "-o")
+    for path, said in ((f"nowhere/{OUT}", "nowhere: no such directory"), ("locks", "locks: is a directory")):
+        (site.root / "locks").mkdir(exist_ok=True)
+        told = run(*build, path, cwd=site.root, code=7).stderr
+        assert said in told
+        assert "-o" in told
+    told = with_mounts(site, "mkdir -p frozen; mount -t tmpfs -o ro tmpfs frozen", [*build, f"frozen/{OUT}"])
+    assert "frozen: cannot be written to" in told
+    assert "-o" in told
+    assert not list((site.root / "unused").glob("sha256/*/*"))
 
 
 def test_unresolved_entries_are_named_with_the_command(site: Site) -> None:
