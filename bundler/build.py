@@ -20,7 +20,7 @@ from bundler.fetch.images import image_content
 from bundler.fetch.pool import BlobJob, Job, blob_jobs, fetch_all, image_jobs
 from bundler.fetch.registry import Registry
 from bundler.lock import missing
-from bundler.locked import LockedFile, LockedPackage
+from bundler.locked import LockedFile, LockedMetadata, LockedPackage, file_name
 from bundler.output import WHOLE, Shape
 from bundler.progress import Progress
 from bundler.selection import Selection
@@ -93,6 +93,7 @@ def build(order: Order, workshop: Workshop) -> Built:
 
     What is damaged in the cache is thrown away and fetched anew, once.
     """
+    output.require_place(order.output)
     return _healing(workshop, lambda: _build(order, workshop))
 
 
@@ -109,7 +110,6 @@ def compose(selection: Selection, created: int, workshop: Workshop) -> list[Memb
 
 def _healing(workshop: Workshop, work: Callable[[], T]) -> T:
     """Do ``work``, again after each file of the cache that turns out to be damaged: once for each of them."""
-    output.require_place(order.output)
     damaged: set[str] = set()
     while True:
         try:
@@ -174,9 +174,11 @@ def _jobs(selection: Selection, workshop: Workshop) -> list[Job]:
 
 
 def _blobs(selection: Selection) -> list[Blob]:
-    locked: dict[str, LockedFile | LockedPackage] = {file.url: file for file in selection.files().values()}
+    locked: dict[str, LockedFile | LockedPackage | LockedMetadata] = {}
+    locked.update((file.url, file) for file in selection.files().values())
     for name in selection.os_names:
         locked.update((package.url, package) for package in selection.packages(name))
+        locked.update((metadata.url, metadata) for metadata in selection.modules(name))
     return [Blob(url.rsplit("/", 1)[-1], url, item.sha256, item.size) for url, item in locked.items()
             if not url.startswith(extras.LOCAL)]
 
@@ -196,7 +198,8 @@ def _chart_index(selection: Selection, store: Store, created: int) -> list[Membe
 def _repodata(selection: Selection, name: str, created: int, store: Store) -> dict[str, bytes]:
     packages = selection.packages(name)
     rpms = [repodata.Rpm(package.filename, store.path(package.sha256), package.sha256) for package in packages]
-    return repodata.describe(rpms, created, store)
+    packed = [repodata.Rpm(file_name(m.url), store.path(m.sha256), m.sha256) for m in selection.modules(name)]
+    return repodata.describe(rpms, created, store, packed)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from bundler.archive import DamagedSource, Member
 from bundler.errors import ManifestError
 from bundler.fetch.images import ImageContent
 from bundler.manifest import ROLES, Addon
+from bundler.repodata import licences
 from bundler.selection import Selection
 from bundler.sign import sign, sigstore
 from bundler.store import Store
@@ -54,9 +55,13 @@ def members(
         *_images(store, images),
         *(Member.of(path, source.read_bytes()) for path, source in installer.items()),
         Member.of("lists/images", _image_list(images)),
-        Member.of("sbom.cdx.json", sbom.build(selection, created)),
+        Member.of("sbom.cdx.json", sbom.build(selection, created, _licences(repodata))),
     ]
     return sorted(found, key=lambda member: member.path)
+
+
+def _licences(repodata: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
+    return {sha256: licence for files in repodata.values() for sha256, licence in licences(files).items()}
 
 
 def head(contract: Mapping[str, Any], body: Sequence[Member], key: ec.EllipticCurvePrivateKey | None) -> list[Member]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
+import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,10 +38,11 @@ class Rpm:
     sha256: str
 
 
-def build(rpms: Sequence[Rpm], stamp: int) -> dict[str, bytes]:
+def build(rpms: Sequence[Rpm], stamp: int, modules: bytes = b"") -> dict[str, bytes]:
     """Return the files of ``repodata/`` by name, for packages that lie beside it; ``stamp`` is seconds since 1970.
 
-    DamagedSource if a package has another digest than it should; IntegrityError if it is no RPM.
+    ``modules`` is a modules.yaml, without which dnf takes no modular package. DamagedSource if a package has another
+    digest than it should; IntegrityError if it is no RPM.
     """
     chunks: dict[str, list[str]] = {kind: [] for kind in _KINDS}
     for rpm in sorted(rpms, key=lambda rpm: rpm.name):
@@ -47,10 +50,12 @@ def build(rpms: Sequence[Rpm], stamp: int) -> dict[str, bytes]:
             chunks[kind].append(chunk)
     files: dict[str, bytes] = {}
     records = []
-    for kind in _KINDS:
-        plain = (_XML + _HEADS[kind] % len(rpms) + "".join(chunks[kind]) + _TAILS[kind]).encode()
+    plains = {
+        kind: (_XML + _HEADS[kind] % len(rpms) + "".join(chunks[kind]) + _TAILS[kind]).encode() for kind in _KINDS
+    }
+    for kind, plain in {**plains, **({"modules": modules} if modules else {})}.items():
         packed = gzip_stored(plain)
-        name = f"{hashlib.sha256(packed).hexdigest()}-{kind}.xml.gz"
+        name = f"{hashlib.sha256(packed).hexdigest()}-{kind}.{'yaml' if kind == 'modules' else 'xml'}.gz"
         files[name] = packed
         records.append(_record(kind, name, packed, plain, stamp))
     files["repomd.xml"] = (
@@ -101,12 +106,58 @@ def gzip_stored(plain: bytes) -> bytes:
     return b"".join(out) + pack("<II", zlib.crc32(plain), len(plain) & 0xFFFFFFFF)
 
 
-def describe(rpms: Sequence[Rpm], stamp: int, store: Store) -> dict[str, bytes]:
-    """Return what ``build`` returns, from the cache if these packages were described before."""
-    note = store.root / "repodata" / _key(rpms, stamp)
+def modules(packed: Sequence[Rpm]) -> bytes:
+    """Return one modules.yaml out of several as they were published, packed or not.
+
+    DamagedSource or IntegrityError if one cannot be unpacked.
+    """
+    documents = []
+    for one in packed:
+        text = _unpacked(one).strip()
+        documents.append(text if text.startswith(b"---") else b"---\n" + text)
+    return b"".join(document + b"\n" for document in documents)
+
+
+def _unpacked(packed: Rpm) -> bytes:
+    data = packed.path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != packed.sha256:
+        raise DamagedSource(packed.name, packed.path, packed.sha256)
+    if data.startswith(b"---"):
+        return data
+    with tempfile.TemporaryDirectory(prefix="kubecarry-") as folder:
+        plain = Path(folder, "plain")
+        try:
+            cr.decompress_file(str(packed.path), str(plain), cr.AUTO_DETECT_COMPRESSION)
+        except cr.CreaterepoCError as reason:
+            raise IntegrityError(f"{packed.name}: cannot be unpacked: {reason}") from reason
+        return plain.read_bytes()
+
+
+def licences(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the licence of each package that has one, by sha256 (hex), out of the files of ``repodata/``."""
+    found: dict[str, str] = {}
+
+    def note(package: cr.Package) -> None:
+        if package.rpm_license:
+            found[package.pkgId] = package.rpm_license
+
+    for name, data in files.items():
+        if name.endswith("-primary.xml.gz"):
+            text = gzip.decompress(data).decode()
+            packages = text[text.find("<package ") : text.rindex("</metadata>")] if "<package " in text else ""
+            cr.xml_parse_primary_snippet(packages, pkgcb=note, do_files=False)
+    return found
+
+
+def describe(rpms: Sequence[Rpm], stamp: int, store: Store, packed: Sequence[Rpm] = ()) -> dict[str, bytes]:
+    """Return what ``build`` returns, from the cache if these packages were described before.
+
+    ``packed`` are the modules.yaml that go with them.
+    """
+    note = store.root / "repodata" / _key([*rpms, *packed], stamp)
     files = _recall(note, store)
     if files is None:
-        files = build(rpms, stamp)
+        files = build(rpms, stamp, modules(packed))
         _remember(note, files, store)
     return files
 

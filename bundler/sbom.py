@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
 from bundler import __version__
 from bundler.locked import LockedFile, LockedImage, LockedPackage
-from bundler.manifest import rpm_arch
 from bundler.selection import Selection
 
 _NAMESPACE = uuid.UUID("6f1d9ef6-6a5c-5b1e-9c53-0d7ab7b2f5a4")
 
 
-def build(selection: Selection, created: int) -> bytes:
-    """Return the bill of materials of a build; ``created`` is in seconds since 1970."""
-    components = sorted(_components(selection), key=lambda component: str(component["bom-ref"]))
+def build(selection: Selection, created: int, licences: Mapping[str, str] | None = None) -> bytes:
+    """Return the bill of materials of a build; ``created`` is in seconds since 1970, ``licences`` by sha256 (hex)."""
+    components = _licensed(_components(selection), licences or {})
+    components.sort(key=lambda component: str(component["bom-ref"]))
     identity = json.dumps([selection.release.kubernetes, components], sort_keys=True)
     document = {
         "bomFormat": "CycloneDX",
@@ -44,11 +45,20 @@ def _components(selection: Selection) -> list[dict[str, Any]]:
     found = [_file(path, file) for path, file in selection.files().items()]
     found += [_image(image) for image, _ in selection.images()]
     for os_name in selection.os_names:
-        for arch in [rpm_arch(arch) for arch in selection.arches]:
+        for arch in [selection.release.hosts[os_name].arch(arch) for arch in selection.arches]:
             carried = {package.filename for package in selection.packages(os_name)}
             packages = selection.host(os_name).arches[arch].packages
             found += [_package(os_name, package) for package in packages if package.filename in carried]
     return list({component["bom-ref"]: component for component in found}.values())
+
+
+def _licensed(components: Sequence[dict[str, Any]], licences: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Add the licence, in the words of whoever made the package, to each component that has one."""
+    found = []
+    for component in components:
+        licence = licences.get(component["hashes"][0]["content"])
+        found.append({**component, "licenses": [{"license": {"name": licence}}]} if licence else component)
+    return found
 
 
 def _package(os_name: str, package: LockedPackage) -> dict[str, Any]:

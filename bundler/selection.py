@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from bundler.errors import LockError
 from bundler.extras import Extras
-from bundler.locked import HostLock, LockedFile, LockedImage, LockedPackage, Locks
+from bundler.locked import HostLock, LockedFile, LockedImage, LockedMetadata, LockedPackage, Locks
 from bundler.manifest import ROLES, Addon, Release
 
 
@@ -44,6 +44,12 @@ class Selection:
         """Return all packages carried for a host, by file name."""
         found = {package.filename: package for role in ROLES for package in self.role(os_name, role)}
         return [found[name] for name in sorted(found)]
+
+    def modules(self, os_name: str) -> list[LockedMetadata]:
+        """Return the modules.yaml that go with a host's packages, by URL."""
+        arches = [self.release.hosts[os_name].arch(arch) for arch in self.arches]
+        found = {item.url: item for arch in arches for item in self.host(os_name).arches[arch].modules}
+        return [found[url] for url in sorted(found)]
 
     def images(self) -> list[tuple[LockedImage, tuple[str, ...]]]:
         """Return the images with the roles that run them, by reference."""

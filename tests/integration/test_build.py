@@ -160,6 +160,7 @@ def test_bill_of_materials_has_every_locked_digest(site: Site, unpacked: Path) -
     assert sum(digest in locked for digest in digests) == 3 + 3 + 1
     kubelet = next(c for c in document["components"] if c["name"] == "kubelet")
     assert kubelet["purl"] == "pkg:rpm/kubelet@1.20.2-0?arch=noarch&distro=el7"
+    assert kubelet["licenses"] == [{"license": {"name": "Apache-2.0"}}]
     assert len({component["bom-ref"] for component in document["components"]}) == len(document["components"])
 
 

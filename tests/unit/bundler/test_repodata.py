@@ -47,7 +47,7 @@ def test_description_is_remembered_but_not_trusted(tmp_path: Path, monkeypatch: 
     first = repodata.describe([], 1, store)
     built: list[int] = []
 
-    def count(_: object, stamp: int) -> dict[str, bytes]:
+    def count(_: object, stamp: int, _modules: bytes) -> dict[str, bytes]:
         built.append(stamp)
         return first
 
@@ -66,3 +66,23 @@ def test_description_is_remembered_but_not_trusted(tmp_path: Path, monkeypatch: 
     kept.write_bytes(kept.read_bytes()[:-1] + b"!")
     assert repodata.describe([], 1, store) == first
     assert len(built) == 6
+
+
+STREAM = b"document: modulemd\nversion: 2\ndata: {name: tools, stream: '4.0', summary: s, description: d}\n"
+
+
+@pytest.mark.parametrize("packer", ["gzip", "xz", "cat"])
+def test_modules_become_a_part_of_the_metadata(tmp_path: Path, packer: str) -> None:
+    plain = b"---\n" + STREAM if packer == "cat" else STREAM
+    data = subprocess.run([packer], input=plain, capture_output=True, check=True).stdout
+    path = tmp_path / "blob"
+    path.write_bytes(data)
+    packed = Rpm("modules.yaml", path, Member.of("", data).sha256)
+    files = repodata.describe([], 5, Store(tmp_path / "cache"), [packed, packed])
+    (name,) = [name for name in files if name.endswith("-modules.yaml.gz")]
+    assert gzip.decompress(files[name]) == (b"---\n" + STREAM) * 2
+    assert b'<data type="modules">' in files["repomd.xml"]
+    assert f'href="repodata/{name}"'.encode() in files["repomd.xml"]
+    path.write_bytes(data + b"x")
+    with pytest.raises(DamagedSource):
+        repodata.modules([packed])
