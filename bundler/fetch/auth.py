@@ -16,7 +16,7 @@ from urllib.parse import urlencode, urlsplit
 
 from bundler.errors import FetchError, HostError
 from bundler.fetch.http import Client
-from bundler.fetch.wire import shown
+from bundler.fetch.wire import Cancelled, shown
 
 DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
 HELPER_NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -95,8 +95,18 @@ class RegistryAuth:
         """Answer ``challenge``, unless another thread just did; tells whether there is something new to try."""
         with self._lock:
             if self._header == refused:
-                self._header = self._answer(challenge)
+                self._header = self._asked(challenge)
             return self._header not in (None, refused)
+
+    def _asked(self, challenge: str) -> str | None:
+        """Answer ``challenge``; what fails names the repository, because the address of a token does not."""
+        try:
+            return self._answer(challenge)
+        except Cancelled:
+            raise
+        except FetchError as error:
+            name = f"{self._base}/{self._scope.split(':')[1]}"
+            raise FetchError(f"{name}: cannot log in: {error.message}", error.hint) from error
 
     def _answer(self, challenge: str) -> str | None:
         if re.search(r"\bbearer\b", challenge, re.IGNORECASE):

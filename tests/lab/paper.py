@@ -106,7 +106,7 @@ class _Site:
             if not (directory / "repodata/repomd.xml").exists():
                 directory.mkdir(parents=True, exist_ok=True)
                 built = [arch for arch in arches if url.format(rpmarch=arch) == base]
-                _write_repo(directory, self._packages.get(url, {}), built)
+                write_repo(directory, self._packages.get(url, {}), built)
 
     def write_images(self) -> set[str]:
         """Write each image that was added; returns their registries."""
@@ -124,7 +124,7 @@ class _Site:
         path.write_bytes(content)
 
 
-def _write_repo(directory: Path, packages: dict[str, list[str]], arches: Sequence[str]) -> None:
+def write_repo(directory: Path, packages: dict[str, list[str]], arches: Sequence[str]) -> None:
     paths = []
     for nevr, capabilities in packages.items():
         name, evr, release = nevr.removesuffix(".noarch").rsplit("-", 2)
@@ -142,7 +142,7 @@ def _write_repo(directory: Path, packages: dict[str, list[str]], arches: Sequenc
 
 
 def _write_image(base: Path, reference: str, arches: Sequence[str]) -> None:
-    """Write an image of one small layer into the folder of its repository, an index if it is for several architectures."""
+    """Write an image of one small layer into its repository, as an index where it is for several architectures."""
     manifests = [_image_manifest(base, reference, arch) for arch in arches]
     top = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}).encode()
     if len(arches) == 1:
