@@ -7,7 +7,7 @@ import sys
 import traceback
 from typing import List, Optional
 
-from . import export, push, unpack
+from . import export, push, service, unpack
 from .bundle import Bundle, open_bundle
 from .errors import InstallerError
 from .facts import facts
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         if name != "inspect":
             verb.add_argument("--key", metavar="PUB", default="", help="check the signature with this public key (PEM)")
     _serve_options(verbs.choices["serve"])
-    for module in (push, export, unpack):
+    for module in (push, export, service, unpack):
         module.add_verb(verbs)
     return top
 
@@ -49,6 +49,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         top.print_usage(sys.stderr)
         return 2
     try:
+        if options.bundle is None:  # a verb about this machine
+            options.action(None, options)
+            return 0
         bundle = open_bundle(options.bundle, getattr(options, "more", ()))
         try:
             options.action(bundle, options)
