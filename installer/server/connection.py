@@ -121,7 +121,7 @@ class Connection:
                     return
                 self._buffer = b""
                 head, rest = data[:end], data[end:]
-                reply = memo.get(head)
+                reply = memo.get(head) or loop.recall(head)
                 if reply is None:
                     reply, used = self._answer(head, rest)
                     if reply is None:

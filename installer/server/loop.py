@@ -14,11 +14,13 @@ from .connection import Connection
 from .desk import Desk
 from .outbox import AnySocket
 from .reply import Reply, date_line
+from .request import PLAIN
 from .tls import TlsSocket
 
 _TICK = 1.0
 _BATCH = 256
 _MEMO = 1024
+_PLAIN = 2048
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _EXCLUSIVE = getattr(select, "EPOLLEXCLUSIVE", 0)
 STOP = b"s"
@@ -38,6 +40,7 @@ class Loop:
         self.now = self.clock()
         self.date = date_line(time.time())
         self.memo: Dict[bytes, Reply] = {}
+        self._lines: Dict[bytes, Reply] = {}  # by request line
         self.epoll = select.epoll()
         self._advertise = advertise
         self._tls = tls
@@ -71,10 +74,21 @@ class Loop:
                 self.log.flush()
 
     def remember(self, head: bytes, reply: Reply) -> None:
-        """Answer the very same request head with the same reply from now on."""
+        """Answer the very same request head with the same reply from now on; any head of that line if none matters."""
         if len(self.memo) >= _MEMO:
             self.memo.clear()
+            self._lines.clear()
         self.memo[head] = reply
+        plain = PLAIN.fullmatch(head)
+        if plain and reply.status == 200:
+            self._lines[plain.group(1)] = reply
+
+    def recall(self, head: bytes) -> Optional[Reply]:
+        """The reply to a head that was not seen before, but its line was. Not where each request is logged."""
+        if self.log is not None or len(head) > _PLAIN:
+            return None
+        plain = PLAIN.fullmatch(head)
+        return self._lines.get(plain.group(1)) if plain else None
 
     def forget(self, fd: int) -> None:
         """A connection is about to be closed."""

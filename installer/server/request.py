@@ -14,6 +14,11 @@ _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f
 _ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _SINGLE = (b"host", b"content-length", b"transfer-encoding")
+# A head whose reply depends on its first line alone: whatever else counts is not among its fields.
+_OTHER = rb"""(?:(?!(?i:accept-encoding|connection|content-length|host|if-[a-z-]+|range|transfer-encoding):)
+    [!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)*"""
+_HOST = rb"(?i:host):[\t\x20-\x7e\x80-\xff]*\r\n"
+PLAIN = re.compile(rb"(GET[ ][\x21-\x7e]+[ ]HTTP/1\.1)\r\n" + _OTHER + _HOST + _OTHER + rb"\r\n", re.VERBOSE)
 
 
 class RequestError(Exception):

@@ -64,6 +64,20 @@ def test_a_connection_is_kept_and_pipelined(server: Server) -> None:
         assert read_reply(sock)[2] == SMALL
 
 
+def test_a_reply_that_is_kept_is_not_given_to_who_asks_for_less(server: Server) -> None:
+    """Whatever was kept for a line: other fields, other methods and other versions get their own reply."""
+    with server.connect() as sock:
+        for number in range(30):
+            sock.sendall(b"GET /small HTTP/1.1\r\nX-Number: %d\r\nHost: x\r\n\r\n" % number)
+            assert read_reply(sock)[::2] == (200, SMALL)
+            sock.sendall(b"GET /small HTTP/1.1\r\nX-Number: %d\r\nHost: x\r\nRange: bytes=0-1\r\n\r\n" % number)
+            assert read_reply(sock)[::2] == (206, SMALL[:2])
+            sock.sendall(b"HEAD /small HTTP/1.1\r\nX-Number: %d\r\nHost: x\r\n\r\n" % number)
+            assert read_reply(sock, "HEAD")[1]["content-length"] == "2048"
+        sock.sendall(b"GET /small HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n")
+        assert read_reply(sock)[0] == 400
+
+
 def test_heads_in_single_bytes_are_understood(server: Server) -> None:
     with server.connect() as sock:
         for byte in GET + GET:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from installer.server.request import MAX_FIELDS, Request, RequestError, check_partial, parse
+from installer.server.request import MAX_FIELDS, PLAIN, Request, RequestError, check_partial, parse
 
 HOST = b"\r\nHost: x"
 
@@ -165,3 +165,34 @@ def test_random_heads_give_a_request_or_a_refusal() -> None:
         except RequestError as error:
             assert error.status in (400, 431)
     assert 0 < understood < 5000
+
+
+@pytest.mark.parametrize(
+    ("fields", "plain"),
+    [
+        (b"Host: x", True),
+        (b"User-Agent: a\r\nhOST: x\r\nX-Any: \xff", True),
+        (b"User-Agent: a", False),
+        (b"Host: x\r\nHost: y", False),
+        (b"Host: x\r\nRange: bytes=0-1", False),
+        (b"rANGE: bytes=0-1\r\nHost: x", False),
+        (b"Host: x\r\nIf-None-Match: *", False),
+        (b"Host: x\r\nAccept-Encoding: gzip", False),
+        (b"Host: x\r\nConnection: close", False),
+        (b"Host: x\r\nContent-Length: 5", False),
+        (b"Host: x\r\nTransfer-Encoding: chunked", False),
+        (b"Host: x\r\n folded", False),
+        (b"Host: x\r\nbad field: 1", False),
+        (b"Host: x\nRange: bytes=0-1", False),
+        (b"Host: x\r\nX: \x00", False),
+    ],
+)
+def test_a_plain_head_is_one_whose_line_says_all(fields: bytes, plain: bool) -> None:
+    head = b"GET /a HTTP/1.1\r\n" + fields + b"\r\n\r\n"
+    match = PLAIN.fullmatch(head)
+    assert (match is not None) is plain
+    if match:
+        assert match.group(1) == b"GET /a HTTP/1.1"
+        assert parse(head[:-4]).keep_alive
+    assert PLAIN.fullmatch(head.replace(b"GET", b"HEAD")) is None
+    assert PLAIN.fullmatch(head.replace(b"1.1", b"1.0")) is None
