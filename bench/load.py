@@ -11,10 +11,20 @@ import time
 BUFFER = 1 << 20
 
 
-def requests_per_second(url: str, connections: int, seconds: float, *fields: str) -> float:
-    """Replies a second over kept connections (new ones where the server closes them), by wrk."""
+VARY = """local n = 0
+request = function()
+  n = n + 1
+  wrk.headers["X-Request"] = tostring(n)
+  return wrk.format()
+end
+"""
+
+
+def requests_per_second(url: str, connections: int, seconds: float, *fields: str, script: str = "") -> float:
+    """Replies a second over kept connections (new ones where the server closes them), by wrk; `script` is a path."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}", url]
     command += [word for field in fields for word in ("-H", field)]
+    command += ["-s", script] if script else []
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     rate, bad = re.search(r"Requests/sec:\s+([0-9.]+)", text), re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     assert rate and not bad, text
@@ -67,3 +77,52 @@ def _head(sock: socket.socket) -> tuple[int, int]:
     length = re.search(rb"(?i)content-length: (\d+)", head)
     assert length, head
     return int(length.group(1)), len(body)
+
+
+def transfer_rate(url: str, connections: int, seconds: float) -> float:
+    """Bytes a second over kept connections, by wrk; for https, where the kernel cannot drop what was encrypted."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}", "--timeout", "60s", url]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"Transfer/sec:\s+([0-9.]+)([KMG]?)B", text)
+    assert found, text
+    return float(found.group(1)) * {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[found.group(2)]
+
+
+def fleet(port: int, paths: list[str], nodes: int) -> tuple[float, list[float]]:
+    """Each of `nodes` fetches all `paths` over a connection of its own: bytes/s, and each node's seconds, sorted."""
+    requests = [f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode() for path in paths]
+    buffer, epoll, total = bytearray(BUFFER), select.epoll(), 0
+    socks: dict[int, socket.socket] = {}
+    left: dict[int, int] = {}
+    turn: dict[int, int] = {}
+    times = []
+    begun = time.perf_counter()
+    for number in range(nodes):
+        sock = socket.create_connection(("127.0.0.1", port))
+        fd = sock.fileno()
+        socks[fd], left[fd], turn[fd] = sock, -1, 0
+        sock.sendall(requests[number % len(requests)])  # nodes are never in step
+        epoll.register(fd, select.EPOLLIN)
+    first = {fd: number for number, fd in enumerate(socks)}
+    while socks:
+        for fd, _ in epoll.poll():
+            sock = socks[fd]
+            if left[fd] < 0:
+                length, early = _head(sock)
+                left[fd], total = length - early, total + length
+            else:
+                count = sock.recv_into(buffer, min(BUFFER, left[fd]), socket.MSG_TRUNC)
+                assert count, "the server hung up in the middle of a body"
+                left[fd] -= count
+            if left[fd]:
+                continue
+            turn[fd] += 1
+            if turn[fd] < len(requests):
+                left[fd] = -1
+                sock.sendall(requests[(first[fd] + turn[fd]) % len(requests)])
+            else:
+                times.append(time.perf_counter() - begun)
+                epoll.unregister(fd)
+                socks.pop(fd).close()
+    epoll.close()
+    return total / (time.perf_counter() - begun), sorted(times)

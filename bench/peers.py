@@ -29,6 +29,7 @@ http {{
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
   server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; }}
+  {more}
 }}
 """
 REGISTRY = """
@@ -42,9 +43,27 @@ http: {{addr: "127.0.0.1:{port}"}}
 @contextlib.contextmanager
 def nginx(folder: Path, root: Path) -> Iterator[int]:
     """nginx as packaged, two workers, sendfile on; its port."""
+    with _nginx(folder, root, "") as port:
+        yield port
+
+
+@contextlib.contextmanager
+def nginx_tls(folder: Path, root: Path, state: Path) -> Iterator[int]:
+    """The same with TLS, by the server's own certificate and key in `state`; its port."""
+    port = free_port()
+    more = (
+        f"server {{ listen 127.0.0.1:{port} ssl; root {root}; ssl_certificate {state}/server.pem; "
+        f"ssl_certificate_key {state}/server.key; ssl_protocols TLSv1.2 TLSv1.3; }}"
+    )
+    with _nginx(folder, root, more):
+        yield port
+
+
+@contextlib.contextmanager
+def _nginx(folder: Path, root: Path, more: str) -> Iterator[int]:
     port = free_port()
     config = folder / "nginx.conf"
-    config.write_text(NGINX.format(folder=folder, root=root, port=port))
+    config.write_text(NGINX.format(folder=folder, root=root, port=port, more=more))
     with _running(["nginx", "-c", str(config), "-p", str(folder)], f"http://127.0.0.1:{port}/SHA256SUMS", folder):
         yield port
 

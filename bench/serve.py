@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import peers
-from bench.load import bytes_per_second, requests_per_second
+from bench.load import VARY, bytes_per_second, fleet, requests_per_second, transfer_rate
 from bench.results import merge, rounds, row
-from tests.bundles import MANIFEST, add_image, make_bundle, unpack
+from tests.bundles import MANIFEST, add_image, make_bundle, sparse_bundle, unpack
 from tests.serving import PROJECT, Server, free_port, memory, read_reply, serving
 
 MIB = 1 << 20
@@ -53,6 +53,57 @@ def small(bench: Bench) -> Rows:
     return [
         row("serve.small", found["ours"], "requests/s", "nginx", found["ours"] / found["nginx"]),
         row("serve.small", found["ours"], "requests/s", "http.server", found["ours"] / found["plain"]),
+    ]
+
+
+def varied(bench: Bench) -> Rows:
+    """The same with a field that differs in each request."""
+    script = bench.folder / "vary.lua"
+    script.write_text(VARY)
+    with peers.nginx(bench.folder, bench.tree) as nginx:
+
+        def rate(port: int) -> Callable[[], float]:
+            url = f"http://127.0.0.1:{port}/small"
+            return lambda: requests_per_second(url, 64, bench.seconds, script=str(script))
+
+        found = rounds(bench.rounds, ours=rate(bench.port), nginx=rate(nginx))
+    return [row("serve.small.varied", found["ours"], "requests/s", "nginx", found["ours"] / found["nginx"])]
+
+
+def tls(bench: Bench) -> Rows:
+    """A 1 GiB member over TLS to 8 clients."""
+    with (
+        serving(bench.bundle, bench.folder, "--no-verify", "--tls") as server,
+        peers.nginx_tls(bench.folder, bench.tree, bench.folder / "state") as nginx,
+    ):
+
+        def rate(port: int) -> Callable[[], float]:
+            return lambda: transfer_rate(f"https://127.0.0.1:{port}/large", 8, 2 * bench.seconds) / MIB
+
+        found = rounds(bench.rounds, ours=rate(server.address[1]), nginx=rate(nginx))
+    return [row("serve.tls", found["ours"], "MiB/s", "nginx", found["ours"] / found["nginx"])]
+
+
+def nodes(bench: Bench) -> Rows:
+    """200 nodes that pull 210 MiB each, half through /v2/ and half as files; and how unlike their times are."""
+    digest = max((bench.tree / "images/blobs/sha256").iterdir(), key=lambda path: path.stat().st_size).name
+    paths = [f"/v2/bench/app/blobs/sha256:{digest}", "/layer", "/layer", "/layer"] * 3 + ["/layer", "/layer", "/layer"]
+    unlike = []
+
+    def pull() -> float:
+        rate, times = fleet(bench.port, paths, 200)
+        assert len(times) == 200
+        unlike.append(times[197] / times[99])
+        return rate / MIB
+
+    found = rounds(
+        max(1, bench.rounds // 2),
+        ours=pull,
+        large=lambda: bytes_per_second(bench.port, "/large", 8, 16) / MIB,
+    )
+    return [
+        row("serve.fleet", found["ours"], "MiB/s", "serve.large", found["ours"] / found["large"]),
+        row("serve.fleet.p99/p50", statistics.median(unlike), ""),
     ]
 
 
@@ -126,8 +177,7 @@ def ready(bench: Bench) -> Rows:
 
 def verify(bench: Bench) -> Rows:
     """Verification of a bundle, beside `sha256sum -c` in the unpacked tree."""
-    bundle = _big(bench)
-    tree = unpack(bundle, bench.folder / "big")
+    bundle, tree = _big(bench), bench.folder / "big"
     ours = [sys.executable, "-m", "installer", "verify", str(bundle)]
     found = rounds(
         max(1, bench.rounds // 2),
@@ -154,16 +204,15 @@ def _time(command: list[str], cwd: Path) -> float:
 
 
 def _big(bench: Bench) -> Path:
-    """A bundle of `gib` GiB in members of 256 MiB and less."""
+    """A bundle of `gib` GiB in members of 64 MiB, and its tree beside it; holes, so that no disk is measured."""
     path = bench.folder / "big.tar"
     if not path.exists():
-        block = os.urandom(64 * MIB)
-        count = max(1, round(bench.gib * 1024 / 64))
-        make_bundle(path, {f"files/{number:04}": block for number in range(count)})
+        sparse_bundle(path, bench.folder / "big", 64 * MIB, max(1, round(bench.gib * 1024 / 64)))
     return path
 
 
-MEASUREMENTS = {one.__name__: one for one in (small, large, layers, manifest, blob, idle, ready, verify)}
+_ALL = (small, varied, large, nodes, tls, layers, manifest, blob, idle, ready, verify)
+MEASUREMENTS = {one.__name__: one for one in _ALL}
 
 
 def main(arguments: list[str] | None = None) -> None:

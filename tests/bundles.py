@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,3 +121,31 @@ def unpack(bundle: Path, folder: Path) -> Path:
     with tarfile.open(bundle) as tar:
         tar.extractall(folder, filter="data") if hasattr(tarfile, "data_filter") else tar.extractall(folder)
     return folder
+
+
+def sparse_bundle(path: Path, tree: Path, size: int, count: int) -> Path:
+    """A bundle at `path` of `count` members of `size` zero bytes each, and its unpacked tree: holes on the disk."""
+    digest = hashlib.sha256()
+    for _ in range(size >> 20):
+        digest.update(bytes(1 << 20))
+    holes = [f"files/{number:04}" for number in range(count)]
+    whole = complete({})
+    contract = json.loads(whole["bundle.json"])
+    contract["files"] += [{"path": name, "sha256": digest.hexdigest(), "size": size} for name in holes]
+    contract["files"].sort(key=lambda entry: entry["path"])
+    whole["bundle.json"] = json.dumps(contract).encode()
+    sums = {name: sha256(data) for name, data in whole.items() if name != "SHA256SUMS"}
+    sums.update(dict.fromkeys(holes, digest.hexdigest()))
+    whole["SHA256SUMS"] = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
+    with path.open("wb") as tar:
+        for name in [*FIRST[:2], *sorted({*whole, *holes} - set(FIRST))]:
+            data = whole.get(name, b"")
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(data) if name in whole else size, CREATED
+            tar.write(info.tobuf(tarfile.USTAR_FORMAT) + data)
+            tar.seek(-(-info.size // 512) * 512 - len(data), 1)
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes(data)
+            os.truncate(tree / name, info.size)
+        tar.write(bytes(1024))
+    return path
