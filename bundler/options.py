@@ -25,7 +25,7 @@ from bundler.lock import read_locks
 from bundler.manifest import Release, load_addons, load_release
 from bundler.progress import Progress
 from bundler.selection import Selection
-from bundler.store import Store
+from bundler.store import Source, Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -106,6 +106,7 @@ def fetching(command: Command) -> Command:
         click.option("--mirror", "mirrors", multiple=True, metavar="FROM=TO", help="Ask TO for what FROM has."),
         click.option("--config", type=FILE, help="YAML file with `mirrors: {FROM: TO}`."),
         click.option("--source", "sources", multiple=True, type=ANY_PATH, help="Folder or former bundle to take from."),
+        click.option("--docker", is_flag=True, help="Take images from the local Docker (its containerd image store), too."),
         click.option("--cache-dir", type=ANY_PATH, help="Cache, default ~/.cache/kubecarry."),
         click.option("-j", "--jobs", type=click.IntRange(1, 64), default=8, show_default=True, help="Connections."),
         click.option("--retries", type=click.IntRange(0, 100), default=5, show_default=True, help="Per file."),
@@ -128,18 +129,26 @@ class Fetching:
     timeout: float
     ca_file: Path | None
     quiet: bool
+    docker: bool = False
 
     @contextmanager
     def open(self) -> Iterator[Workshop]:
         """Open cache, client and display for the length of a with block."""
         mirrors = Mirrors.parse(self.mirrors, self.config)
-        store = Store(self.cache_dir or default_cache(), [open_source(path) for path in self.sources])
+        store = Store(self.cache_dir or default_cache(), list(self._sources()))
         client = Client(mirrors, retries=self.retries, timeout=self.timeout, ca_file=self.ca_file)
         try:
             with Progress(quiet=self.quiet) as progress:
                 yield Workshop(store, Registry(client, Credentials.load()), progress, self.jobs)
         finally:
             client.close()
+
+    def _sources(self) -> Iterator[Source]:
+        yield from map(open_source, self.sources)
+        if self.docker:
+            from bundler.fetch.daemon import Daemon  # noqa: PLC0415 (Docker's SDK is slow to import)
+
+            yield Daemon(Store(self.cache_dir or default_cache()))
 
 
 def default_cache() -> Path:
