@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from bundler import bundle, charts, closure, data, extras, output, repodata
+from bundler import bundle, charts, closure, data, debrepo, extras, output, repodata
 from bundler.archive import DamagedSource, Member, total_size
 from bundler.bundle import CarriedImage
 from bundler.delta import Base
@@ -72,8 +72,10 @@ def require_complete(selection: Selection) -> None:
     ManifestError for a host whose packages can be locked, but not be made a repository of yet.
     """
     for name in selection.os_names:
-        if selection.release.hosts[name].format != "rpm":
-            raise ManifestError(f"host {name}: bundles carry RPMs only so far", "Choose another host with --os.")
+        if selection.release.hosts[name].format not in closure.PROVERS:
+            raise ManifestError(
+                f"host {name}: nobody can prove yet that such packages are complete", "Choose another host with --os."
+            )
     lacking = missing(
         selection.release, selection.addons, selection.locks, selection.os_names, selection.arches
     )
@@ -135,7 +137,7 @@ def _compose(order: Order, workshop: Workshop) -> tuple[list[Member], list[Membe
     selection = order.selection
     _fetch(selection, workshop)
     images = _images(selection, workshop.store)
-    metadata = {name: _repodata(selection, name, order.created, workshop.store) for name in selection.os_names}
+    metadata = {name: _metadata(selection, name, order.created, workshop.store) for name in selection.os_names}
     body = bundle.members(selection, workshop.store, images, metadata, order.installer, order.created)
     body += _chart_index(selection, workshop.store, order.created)
     body.sort(key=lambda member: member.path)
@@ -195,11 +197,16 @@ def _chart_index(selection: Selection, store: Store, created: int) -> list[Membe
     return [Member.of("charts/index.yaml", charts.index(packed, created))] if packed else []
 
 
-def _repodata(selection: Selection, name: str, created: int, store: Store) -> dict[str, bytes]:
+def _metadata(selection: Selection, name: str, created: int, store: Store) -> dict[str, bytes]:
+    """Return what makes a host's packages a repository, by path below theirs."""
     packages = selection.packages(name)
+    if selection.release.hosts[name].format == "deb":
+        debs = [debrepo.Deb(package.filename, store.path(package.sha256), package.sha256) for package in packages]
+        return debrepo.build(debs, name, created)
     rpms = [repodata.Rpm(package.filename, store.path(package.sha256), package.sha256) for package in packages]
     packed = [repodata.Rpm(file_name(m.url), store.path(m.sha256), m.sha256) for m in selection.modules(name)]
-    return repodata.describe(rpms, created, store, packed)
+    found = repodata.describe(rpms, created, store, packed)
+    return {f"repodata/{file}": content for file, content in found.items()}
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ def members(
 ) -> list[Member]:
     """Return every member but those of ``head``, sorted by path. All that is locked must lie in ``store``.
 
-    ``repodata`` is per host and file name, ``installer`` maps member paths to files, ``created`` is in seconds.
+    ``repodata`` is per host and path below its packages, ``installer`` maps member paths to files, ``created`` is in
+    seconds.
     """
     found = [
         *(_stored(store, path, file.sha256) for path, file in selection.files().items()),
@@ -129,7 +130,7 @@ def _packages(selection: Selection, store: Store, repodata: Mapping[str, Mapping
     for name in selection.os_names:
         top = f"packages/{name}"
         found += [_stored(store, f"{top}/{p.filename}", p.sha256) for p in selection.packages(name)]
-        found += [Member.of(f"{top}/repodata/{file}", data) for file, data in repodata[name].items()]
+        found += [Member.of(f"{top}/{file}", data) for file, data in repodata[name].items()]
         for role in ROLES:
             lines = [f"{top}/{package.filename}\n" for package in selection.role(name, role)]
             found.append(Member.of(f"lists/{name}/{role}.packages", "".join(lines).encode()))

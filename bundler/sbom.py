@@ -62,12 +62,21 @@ def _licensed(components: Sequence[dict[str, Any]], licences: Mapping[str, str])
 
 
 def _package(os_name: str, package: LockedPackage) -> dict[str, Any]:
+    purl = (_deb_purl if package.filename.endswith(".deb") else _rpm_purl)(os_name, package)
+    component = _component("library", f"packages/{os_name}/{package.filename}", package.name, package.evr, purl)
+    return {**component, **_origin(package.url, package.sha256)}
+
+
+def _rpm_purl(os_name: str, package: LockedPackage) -> str:
     epoch, _, evr = package.evr.rpartition(":")
     arch = package.filename.rsplit(".", 2)[-2]
     purl = f"pkg:rpm/{quote(package.name)}@{quote(evr, safe='')}?arch={arch}"
-    purl += f"&distro={os_name}" + (f"&epoch={epoch}" if epoch else "")
-    component = _component("library", f"packages/{os_name}/{package.filename}", package.name, package.evr, purl)
-    return {**component, **_origin(package.url, package.sha256)}
+    return purl + f"&distro={os_name}" + (f"&epoch={epoch}" if epoch else "")
+
+
+def _deb_purl(os_name: str, package: LockedPackage) -> str:
+    arch = package.filename[: -len(".deb")].rsplit("_", 1)[-1]
+    return f"pkg:deb/{quote(package.name)}@{quote(package.evr, safe='')}?arch={arch}&distro={os_name}"
 
 
 def _image(image: LockedImage) -> dict[str, Any]:
