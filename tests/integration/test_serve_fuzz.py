@@ -18,6 +18,7 @@ from tests.serving import Server, serving
 
 SEED = 20210113
 PAGES = ["/", "/deploy.sh", "/healthz", "/v2/", "/v2/_catalog", "/nope", "/api/bundle", "/api/nodes", "/metrics"]
+PAGES += ["/report", "/repo/el7.repo", "/ca.pem"]
 API = {"release", "kubernetes", "created", "arches", "files", "size", "signed", "sums", "sbom", "hosts", "images",
        "addons", "charts", "closure"}  # fmt: skip
 BATCHES = int(os.environ.get("FUZZ_BATCHES", "5000"))  # of one to six requests each

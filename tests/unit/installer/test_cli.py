@@ -56,6 +56,23 @@ def test_inspect(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["images"][0]["ref"] == "k8s.gcr.io/pause:3.2"
 
 
+def test_inspect_shows_the_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    role = {"packages": 36, "spare": [], "assumed": ["libc.so.6"]}
+    proven = {"roles": {"el7": {"node": role}}, "images": [{"ref": "a", "by": []}]}
+    proof = json.dumps({"schema": 1, "wanted": {}, "proven": proven}).encode()
+    path = str(make_bundle(tmp_path / "p.tar", {"closure.json": proof, "charts/a-1.0.0.tgz": b""}))
+    assert main(["inspect", path]) == 0
+    text = capsys.readouterr().out
+    assert "el7 node: 36 packages install from the bundle alone, 1 capabilities of the host assumed\n" in text
+    assert "proven    1 images whole\n" in text
+    assert "chart     charts/a-1.0.0.tgz\n" in text
+    assert main(["inspect", "--json", path]) == 0
+    assert json.loads(capsys.readouterr().out)["closure"]["roles"][0]["packages"] == 36
+    broken = str(make_bundle(tmp_path / "q.tar", {"closure.json": b"{}"}))
+    assert main(["inspect", broken]) == 6
+    assert "closure.json is not what" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
