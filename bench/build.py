@@ -83,6 +83,18 @@ def warm(bench: Bench) -> Rows:
     return [row("build.warm", found["ours"], "s", "cp", found["cp"] / found["ours"])]
 
 
+def delta(bench: Bench) -> Rows:
+    """Bytes of a delta that brings another binary and another package, beside the bytes of these."""
+    old, new, small = (bench.folder / name for name in ("old.tar", "new.tar", "delta.tar"))
+    _time(bench.site.build(old), PROJECT)
+    changed = bench.site.change()
+    _time(bench.site.build(new), PROJECT)
+    _time(bench.site.build(small, "--since", str(old)), PROJECT)
+    size = small.stat().st_size
+    _clear(old, new, small)
+    return [row("delta.bytes", size / MIB, "MiB", "changed files", changed / size)]
+
+
 def memory(bench: Bench) -> Rows:
     """Peak memory of a build of 5 GiB that fetches everything."""
     build = _padded(bench, bench.gib)
@@ -131,7 +143,7 @@ def _time(command: list[str], cwd: Path) -> float:
     return time.perf_counter() - begun
 
 
-MEASUREMENTS: dict[str, Callable[[Bench], Rows]] = {one.__name__: one for one in (cold, distant, warm, memory)}
+MEASUREMENTS: dict[str, Callable[[Bench], Rows]] = {one.__name__: one for one in (cold, distant, warm, memory, delta)}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -85,6 +85,23 @@ class Site:
                 "--mirror", f"files.test=http://127.0.0.1:{files or self.files}",
                 "--mirror", f"images.test=127.0.0.1:{images or self.registry}"]
 
+    def change(self) -> int:
+        """Publish another kubectl, as a binary and as a package, and lock it; how many bytes these are."""
+        top = self.root / "upstream"
+        binary = _binary(top / "bin", "kubectl")
+        package = rpms.build(top / "repo", "kubectl", "1.20.2", size=PACKAGES["kubectl"] * MIB + 1)
+        subprocess.run(["rm", "-r", top / "repo" / "top"], check=True)
+        subprocess.run(["createrepo_c", "--quiet", top / "repo"], check=True)
+        for lock in ("rpms.lock", "manifests/files.lock"):
+            (self.root / "locks" / lock).unlink()
+        self.lock()
+        return binary.stat().st_size + package.stat().st_size
+
+    def lock(self) -> None:
+        """Lock what is not locked."""
+        subprocess.run([sys.executable, "-m", "bundler", "lock", *self.options()], check=True, cwd=PROJECT,
+                       capture_output=True)
+
     def script(self, files: int = 0, images: int = 0) -> str:
         """What a person would write, as a shell script for an empty directory."""
         return SCRIPT.format(images=" ".join(IMAGES), packages=" ".join(PACKAGES), binaries=" ".join(BINARIES),
@@ -103,8 +120,7 @@ def serve(root: Path) -> Iterator[Site]:
             images.push(*name.split(":"), [size * MIB for size in layers], root / "layouts")
         subprocess.run(["rm", "-r", root / "layouts"], check=True)
         site = Site(root, files, int(images.address.rpartition(":")[2]))
-        subprocess.run([sys.executable, "-m", "bundler", "lock", *site.options()], check=True, cwd=PROJECT,
-                       stdout=subprocess.DEVNULL)
+        site.lock()
         yield site
 
 
@@ -115,11 +131,17 @@ def _publish(top: Path) -> None:
         rpms.build(repo, name, "1.20.2", size=size * MIB)
     subprocess.run(["rm", "-r", repo / "top"], check=True)
     subprocess.run(["createrepo_c", "--quiet", repo], check=True)
-    for name, size in BINARIES.items():
-        (binaries / name).write_bytes(os.urandom(size * MIB))
-        done = subprocess.run(["sha256sum", binaries / name], check=True, capture_output=True, text=True)
-        (binaries / f"{name}.sha256").write_text(done.stdout.split()[0] + "\n")
+    for name in BINARIES:
+        _binary(binaries, name)
     (top / "SHA256SUMS").write_text("")  # what nginx is asked for, to see that it is up
+
+
+def _binary(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.write_bytes(os.urandom(BINARIES[name] * MIB))
+    done = subprocess.run(["sha256sum", path], check=True, capture_output=True, text=True)
+    path.with_name(f"{name}.sha256").write_text(done.stdout.split()[0] + "\n")
+    return path
 
 
 def _describe(folder: Path) -> None:
