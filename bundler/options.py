@@ -106,7 +106,7 @@ def fetching(command: Command) -> Command:
         click.option("--mirror", "mirrors", multiple=True, metavar="FROM=TO", help="Ask TO for what FROM has."),
         click.option("--config", type=FILE, help="YAML file with `mirrors: {FROM: TO}`."),
         click.option("--source", "sources", multiple=True, type=ANY_PATH, help="Folder or former bundle to take from."),
-        click.option("--docker", is_flag=True, help="Take images from the local Docker (its containerd image store), too."),
+        click.option("--docker", is_flag=True, help="Take images from the local Docker, of a containerd image store."),
         click.option("--cache-dir", type=ANY_PATH, help="Cache, default ~/.cache/kubecarry."),
         click.option("-j", "--jobs", type=click.IntRange(1, 64), default=8, show_default=True, help="Connections."),
         click.option("--retries", type=click.IntRange(0, 100), default=5, show_default=True, help="Per file."),
