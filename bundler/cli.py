@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from bundler import __version__, data, extras
+from bundler import __version__, data, extras, lint
 from bundler import diff as comparing
 from bundler import inspect as inspecting
 from bundler import versions as listing
@@ -167,6 +167,9 @@ def build_command(
             _print_plan(plan(selection, workshop))
             return
         built = build(order, workshop)
+        doubtful = lint.warnings(selection, workshop.store)
+    for warning in doubtful:
+        _say(f"warning: {warning}")
     state = "" if built.changed else " is there already, unchanged"
     _say(f"{built.path}: {built.members} members, {amount(built.size)}{state}")
     _say(f"sha256 of its SHA256SUMS: {built.sums_sha256}")
