@@ -96,15 +96,23 @@ def check_signature(bundle: Bundle, key: str) -> None:
             paths[name] = os.path.join(folder, name)
             with open(paths[name], "wb") as file:
                 file.write(bundle.read(name))
-        command = ["openssl", "dgst", "-sha256", "-verify", key, "-signature", paths[SIGNATURE], paths[SUMS]]
-        try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        except FileNotFoundError:
-            raise HostError("openssl is not installed, so the signature cannot be checked",
-                            "install openssl, or leave out --key") from None
-    if done.returncode:
+        if not _openssl("pkey", "-pubin", "-in", key, "-noout"):
+            raise HostError("{}: no public key in PEM form".format(key),
+                            "give --key the public key of who built the bundle, not the private one")
+        valid = _openssl("dgst", "-sha256", "-verify", key, "-signature", paths[SIGNATURE], paths[SUMS])
+    if not valid:
         raise IntegrityError("{}: the signature does not match {}".format(bundle.source.path, key),
                              "check that this is the key of who built the bundle; do not use the bundle")
+
+
+def _openssl(*words: str) -> bool:
+    try:
+        done = subprocess.run(("openssl",) + words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise HostError("openssl is not installed, so the signature cannot be checked",
+                        "install openssl, or leave out --key") from None
+    return done.returncode == 0
 
 
 def _hash(bundle: Bundle, member: Member, advance: Callable[[int], None]) -> str:

@@ -389,10 +389,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up(fault.reset)
 
     def _note(self, path: str, status: int) -> Request:
-        given = self.headers.get
-        return self.upstream.record(
-            Request(self.command, path, status, given("Range", ""), given("Authorization", ""), 0)
-        )
+        bearer, part = self.headers.get("Authorization", ""), self.headers.get("Range", "")
+        return self.upstream.record(Request(self.command, path, status, part, bearer, 0))
 
     def _hang_up(self, reset: bool) -> None:
         self.close_connection = True

@@ -145,6 +145,8 @@ def test_signatures_that_cannot_be_checked(tmp_path: Path, monkeypatch: pytest.M
         check(make_bundle(tmp_path / "plain.tar", MEMBERS), public)
     with pytest.raises(HostError, match="cannot be read"):
         check(path, tmp_path / "none.pem")
+    with pytest.raises(HostError, match="no public key in PEM form"):
+        check(path, tmp_path / "key.pem")  # the private one
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostError, match="openssl is not installed"):
         check(path, public)
