@@ -172,6 +172,16 @@ def test_skopeo_lists_tags_and_names_what_is_missing(server: Server) -> None:
 
 
 @pytest.mark.root
+def test_skopeo_copies_a_chart_as_an_artifact(tmp_path: Path) -> None:
+    chart = layer("Chart.yaml")
+    with serving(make_bundle(tmp_path / "c.tar", {"charts/shop-1.2.3.tgz": chart}), tmp_path) as found:
+        source = f"docker://{found.url[7:]}/charts/shop:1.2.3"
+        run("skopeo", "copy", "--preserve-digests", "--src-tls-verify=false", source, f"dir:{tmp_path}/chart")
+    (descriptor,) = json.loads((tmp_path / "chart/manifest.json").read_text())["layers"]
+    assert (tmp_path / "chart" / descriptor["digest"].partition(":")[2]).read_bytes() == chart
+
+
+@pytest.mark.root
 def test_dnf_installs_with_nothing_but_a_baseurl(server: Server, tmp_path: Path) -> None:
     (tmp_path / "repos").mkdir()
     (tmp_path / "repos/bundle.repo").write_text(
