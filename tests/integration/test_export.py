@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.bundles import add_image, make_bundle
+from tests.integration.runtime import running_containerd
 from tests.integration.test_serve_clients import layer, run, yum_repository
 from tests.serving import PROJECT, PYTHON, free_port, serving
+from tests.shell.stream import Shell
 
 REFS = {"k8s.gcr.io/pause:3.2": False, "docker.io/library/busybox:1.33": True, "docker.io/library/busybox:V1": False,
         "docker.io/library/busybox:v1": True, "reg.local:5000/team/app:1.0": False}
@@ -213,3 +215,21 @@ def test_serve_names_the_servers_beside_it(bundle: Path, tmp_path: Path) -> None
         script = get(f"{server.url}/deploy.sh")[2].decode()
     assert f"SERVER='{server.url}'\n" in script
     assert "SERVERS='http://10.0.0.2:8000 http://10.0.0.3'\n" in script
+
+
+@pytest.mark.root
+def test_containerd_turns_to_the_next_server_of_its_hosts_toml(
+    url: str, tmp_path: Path, digests: dict[str, str]
+) -> None:
+    node = Shell(tmp_path, {"SERVER": "http://127.0.0.1:9", "SERVERS": url})
+    hosts = node.out("registry_hosts")
+    assert hosts.index('[host."http://127.0.0.1:9"]') < hosts.index(f'[host."{url}"]')
+    for registry in ("k8s.gcr.io", "docker.io"):
+        (tmp_path / "certs.d" / registry).mkdir(parents=True)
+        (tmp_path / "certs.d" / registry / "hosts.toml").write_text(hosts)
+    with running_containerd(tmp_path) as socket:
+        for ref in ("k8s.gcr.io/pause:3.2", "docker.io/library/busybox:1.33"):
+            by_digest = f"{ref.rpartition(':')[0]}@{digests[ref]}"
+            run("ctr", "-a", socket, "images", "pull", "--snapshotter", "native", "--platform", "linux/amd64",
+                "--hosts-dir", tmp_path / "certs.d", by_digest)
+            assert digests[ref] in run("ctr", "-a", socket, "images", "ls").stdout
