@@ -219,7 +219,7 @@ def test_an_advertised_url_is_the_one_in_deploy(tmp_path: Path) -> None:
 
 def test_the_access_log_has_a_line_for_each_reply(tmp_path: Path) -> None:
     bundle, log = make_bundle(tmp_path / "b.tar", MEMBERS), tmp_path / "access"
-    with serving(bundle, tmp_path, "--access-log", str(log)) as server:
+    with serving(bundle, tmp_path, "--workers", "1", "--access-log", str(log)) as server:
         server.ask(b'GET /bin/amd64/large HTTP/1.1\r\nHost: x\r\nUser-Agent: me "q"\r\nConnection: close\r\n\r\n')
         server.ask(b"bad\r\n\r\n")
         with server.connect() as sock:
