@@ -107,7 +107,7 @@ def check_signature(bundle: Bundle, key: str) -> None:
 
 def _openssl(*words: str) -> bool:
     try:
-        done = subprocess.run(("openssl",) + words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        done = subprocess.run(("openssl", *words), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL)
     except FileNotFoundError:
         raise HostError("openssl is not installed, so the signature cannot be checked",

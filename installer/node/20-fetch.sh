@@ -69,6 +69,7 @@ get_patiently() {
     get "$url" "$file" || rc=$?
     case $rc:$HTTP_CODE in
       0:*) return 0 ;;
+      23:*) return 23 ;; # our own disk: no server is to blame
       33:* | *:416) rm -f "$file" ;; # what is there cannot be resumed
       22:4*)
         refused=$((refused + 1))
@@ -93,12 +94,18 @@ no_server() {
     "check that the server still runs (curl $SERVER/healthz), and the firewall and route between; then run the same line again"
 }
 
+# no_room PATH: ends the run; what came so far is kept.
+no_room() {
+  die $E_ENVIRONMENT "$1 could not be written: $(free_mb "$CACHE") MiB are free there" 'make room, then run the same line again: it resumes'
+}
+
 # fetch_sums: SHA256SUMS, the list that everything else is checked against; its own digest came inside deploy.sh.
 fetch_sums() {
   local new=$CACHE/SHA256SUMS.new rc=0 have
   mkdir -p "$CACHE/part"
   rm -f "$new"
   get_patiently "$SERVER/SHA256SUMS" "$new" 15 || rc=$?
+  [ $rc -ne 23 ] || no_room "$new"
   [ $rc -eq 0 ] || no_server $rc "$SERVER/SHA256SUMS"
   have=$(sha256sum "$new")
   if [ "${have%% *}" != "$SUMS_SHA256" ]; then
@@ -128,7 +135,7 @@ is_sum() {
 }
 
 # fetch_one PATH: into $CACHE/PATH. The part file is named by the digest, so that another bundle's is never resumed.
-# Returns 5 or 6 after saying why.
+# Returns 5 or 6 after saying why, 7 where it cannot be written.
 fetch_one() {
   local path=$1 sum part rc=0 try
   sum=$(sum_of "$path")
@@ -142,13 +149,13 @@ fetch_one() {
     if ! is_sum "$sum" "$part"; then
       get_patiently "$SERVER/$path" "$part" $FETCH_PATIENCE || rc=$?
     fi
+    [ $rc -ne 23 ] || return $E_ENVIRONMENT
     if [ $rc -ne 0 ]; then
       printf 'error: %s/%s could not be fetched (curl code %s, HTTP %s)\n' "$SERVER" "$path" $rc "$HTTP_CODE" >&2
       return $E_FETCH
     fi
     if is_sum "$sum" "$part"; then
-      mkdir -p "$(dirname "$CACHE/$path")"
-      mv -f "$part" "$CACHE/$path"
+      mkdir -p "$(dirname "$CACHE/$path")" && mv -f "$part" "$CACHE/$path" || return $E_ENVIRONMENT
       return 0
     fi
     note "$path: digest differs (attempt $try)"
@@ -177,6 +184,7 @@ fetch() {
   done
   case $worst in
     0) ;;
+    "$E_ENVIRONMENT") no_room "$CACHE" ;;
     "$E_INTEGRITY") die $E_INTEGRITY "a member of the bundle is not what SHA256SUMS says (named above)" \
       "verify the bundle on the server (python3 -m installer verify), then run the same line again" ;;
     *) die $E_FETCH "a member of the bundle could not be fetched (named above)" \

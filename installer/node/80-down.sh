@@ -144,6 +144,7 @@ down() {
     say 'nothing is installed here: nothing to undo'
     return 0
   fi
+  rm -rf --one-file-system "$CACHE" # nothing is undone with it, and the journal shrinks only where there is room
   find_foreign
   if [ -n "$OPT_KEEP_PACKAGES" ]; then undo_all packages rpmkey; else undo_all; fi
   systemctl daemon-reload </dev/null 2>/dev/null || true

@@ -82,6 +82,14 @@ def test_down_where_nothing_is_installed(shell: Shell) -> None:
     assert not shell.log.exists()
 
 
+def test_down_makes_room_for_its_journal_first(shell: Shell) -> None:
+    (shell.state / "cache").mkdir()
+    (shell.state / "cache/a.rpm").touch()
+    told = shell.out(f"record look x; undo_look() {{ ls {shell.state}; }}; down")
+    assert "journal" in told
+    assert "cache" not in told
+
+
 def test_down_that_cannot_undo_all_keeps_the_rest_and_ends_with_7(shell: Shell) -> None:
     done = shell.run("record bad one; undo_bad() { return 1; }; down")
     assert done.returncode == 7

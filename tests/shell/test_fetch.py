@@ -128,6 +128,23 @@ def test_no_server_ends_with_5_and_says_what_to_check(tmp_path: Path) -> None:
     assert "curl http://127.0.0.1:9/healthz" in done.stderr
 
 
+def test_a_full_disk_ends_with_7_at_once_and_blames_no_server(node: Shell, server: Members) -> None:
+    """/dev/full refuses every byte, as a full disk does."""
+    part = node.state / "cache/part" / sha256(BIG)
+    node.out(f"fetch_sums; ln -s /dev/full {part}")
+    done = node.run("fetch packages/el7/a.rpm lists/images")
+    assert done.returncode == 7
+    assert "MiB are free there" in done.stderr
+    assert "server" not in done.stderr
+    assert [path for path, _ in server.asked].count("packages/el7/a.rpm") == 1
+
+
+def test_a_member_that_cannot_be_put_in_place_is_no_success(node: Shell) -> None:
+    node.out("fetch_sums")
+    (node.state / "cache/packages").write_text("in the way")
+    assert node.run("fetch packages/el7/a.rpm").returncode == 7
+
+
 def test_the_server_is_never_asked_through_a_proxy(node: Shell) -> None:
     done = node.run("fetch_sums; fetch lists/images", env={"http_proxy": "http://127.0.0.1:9"})
     assert done.returncode == 0, done.stderr
