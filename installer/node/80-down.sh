@@ -130,9 +130,9 @@ confirm() {
   [ "$answer" = yes ] || die $E_ENVIRONMENT 'not confirmed: nothing was changed'
 }
 
-# forget: removes the last traces, our own state and log.
+# forget: removes the last traces, our own state and log; a file system of its own under the state is only emptied.
 forget() {
-  rm -rf --one-file-system "$STATE"
+  if mountpoint -q "$STATE"; then find "$STATE" -xdev -mindepth 1 -delete; else rm -rf --one-file-system "$STATE"; fi
   LOG_SINK=/dev/null
   rm -f "$LOG"
 }

@@ -82,6 +82,13 @@ def test_down_where_nothing_is_installed(shell: Shell) -> None:
     assert not shell.log.exists()
 
 
+def test_a_state_directory_that_is_a_mount_point_is_emptied(shell: Shell) -> None:
+    (shell.state / "lists/x").touch()
+    done = shell.run("mountpoint() { true; }; rm() { case $* in *state) false ;; esac; }; down")
+    assert done.returncode == 0, done.stderr
+    assert list(shell.state.iterdir()) == []
+
+
 def test_down_makes_room_for_its_journal_first(shell: Shell) -> None:
     (shell.state / "cache").mkdir()
     (shell.state / "cache/a.rpm").touch()
