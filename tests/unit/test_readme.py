@@ -27,10 +27,12 @@ def commands(readme: Path) -> list[list[str]]:
 
 @pytest.fixture
 def connected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A directory in which `keygen keys` was run and a bundle built."""
+    """A directory in which `keygen keys` was run, a bundle built, and others lie by the names that READMEs use."""
     monkeypatch.chdir(tmp_path)
     keygen(Path("keys"))
     release = load_release(data.manifests_dir(), "1.20")
+    for name in ("OLD.tar", "NEW.tar", "BUNDLE.tar", "delta.tar"):
+        Path(name).touch()
     Path(f"kubecarry-{release.kubernetes}-{next(iter(release.hosts))}-{release.arches[0]}.tar").touch()
 
 
