@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from bundler import inspect as inspecting
 from bundler import versions as listing
 from bundler.build import Item, Order, build, plan, require_complete
 from bundler.delta import read_base
-from bundler.errors import BundlerError
+from bundler.errors import BundlerError, HostError
 from bundler.extras import Requests
 from bundler.lock import write_locks
 from bundler.options import (
@@ -42,6 +43,7 @@ from bundler.verify import verify
 from bundler.why import why
 
 INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Commands(click.Group):
@@ -61,14 +63,23 @@ class Commands(click.Group):
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
+        except OSError as reason:
+            if ctx.params["debug"] or reason.errno not in FULL:
+                return self._unexpected(ctx, reason)
+            _complain(f"{reason.filename or 'standard output'}: no space left", "Free some, or write elsewhere.")
+            ctx.exit(HostError.exit_code)
         except Exception as reason:
-            if ctx.params["debug"]:
-                raise
-            _complain(
-                f"unexpected {type(reason).__name__}: {' '.join(str(reason).split())}",
-                f"This is a fault of bundler {__version__}: run `bundler --debug …` and report what it prints.",
-            )
-            ctx.exit(1)
+            self._unexpected(ctx, reason)
+
+    @staticmethod
+    def _unexpected(ctx: click.Context, reason: Exception) -> None:
+        if ctx.params["debug"]:
+            raise reason
+        _complain(
+            f"unexpected {type(reason).__name__}: {' '.join(str(reason).split())}",
+            f"This is a fault of bundler {__version__}: run `bundler --debug …` and report what it prints.",
+        )
+        ctx.exit(1)
 
 
 def _complain(message: str, hint: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,3 +154,11 @@ def test_locks_are_never_written_into_an_installed_package(monkeypatch: pytest.M
     monkeypatch.setattr(cli.data, "is_installed", lambda: True)
     assert cli._lock_target(None) == tmp_path
     assert cli._lock_target(tmp_path / "given") == tmp_path / "given"
+
+
+def test_a_full_standard_output_is_the_machine_s_fault() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "bundler", "versions"]
+        told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert told.returncode == 7
+    assert told.stderr.startswith("error: standard output: no space left\n")
