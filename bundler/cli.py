@@ -38,6 +38,7 @@ from bundler.output import Shape
 from bundler.progress import Progress, amount
 from bundler.rebuild import rebuild
 from bundler.resolve import resolve
+from bundler.selection import Selection
 from bundler.sign import keygen, load_private
 from bundler.verify import verify
 from bundler.why import why
@@ -168,8 +169,7 @@ def build_command(
         installer=data.installer_files(),
         created=created(selection.release),
         key=load_private(key) if key else None,
-        output=output or Path("-".join(["kubecarry", selection.release.kubernetes, *selection.os_names,
-                                        *selection.arches]) + (".run" if run else ".delta.tar" if since else ".tar")),
+        output=output or Path(_name(selection) + (".run" if run else ".delta.tar" if since else ".tar")),
         base=read_base(since) if since else None,
         shape=Shape(split, run),
     )
@@ -186,6 +186,13 @@ def build_command(
     _say(f"sha256 of its SHA256SUMS: {built.sums_sha256}")
     for path in order.shape.names(built.path, built.size):
         click.echo(path)
+
+
+def _name(selection: Selection) -> str:
+    """File name of a bundle: two releases of one Kubernetes version differ by what follows the release's number."""
+    variant = selection.release.release.partition("-")[2]
+    parts = ["kubecarry", selection.release.kubernetes, variant, *selection.os_names, *selection.arches]
+    return "-".join(filter(None, parts))
 
 
 def _print_plan(items: list[Item]) -> None:

@@ -162,3 +162,11 @@ def test_a_full_standard_output_is_the_machine_s_fault() -> None:
         told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert told.returncode == 7
     assert told.stderr.startswith("error: standard output: no space left\n")
+
+
+def test_variants_of_a_release_have_names_of_their_own() -> None:
+    def name(version: str) -> str:
+        return cli._name(options.select(version, (), (), (), None, None))
+
+    assert name("1.20") == "kubecarry-v1.20.2-el7-amd64"
+    assert name("1.20-docker") == "kubecarry-v1.20.2-docker-el7-amd64"
