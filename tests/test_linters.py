@@ -72,3 +72,10 @@ def test_no_file_names_this_machine_or_is_too_long() -> None:
             text = path.read_text(encoding="utf-8")
             assert str(PROJECT) not in text, path
             assert text.count("\n") <= 400, path
+
+
+def test_every_test_that_the_list_of_pitfalls_names_is_there() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (PROJECT / "docs/pitfalls.md").read_text(encoding="utf-8"))
+    assert named
+    for file, function in named:
+        assert f"\ndef {function}(" in (PROJECT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{function}"

@@ -79,6 +79,7 @@ def test_ignored_faults_become_warnings(shell: Shell) -> None:
         ("networks", "used_networks() { echo 10.111.0.0/16 route; }", "10.96.0.0/12 is in use on this host"),
         ("swap", "swap_devices() { echo /dev/x; }; swap_fits() { false; }; swapoff() { :; }", "swap is in use beyond"),
         ("clock", "date() { echo 1970; }; curl() { :; }", "the clock says 1970"),
+        ("clock", "curl_server() { echo 'Date: Thu, 01 Jan 2026 00:00:00 GMT'; }", "clock differs"),
         ("token-form", "OPT_TOKEN=abc", "not of the form"),
         ("other-role", "state_get() { echo node; }", "this host is installed as node"),
         ("other-kubelet", "systemctl() { true; }", "a kubelet runs"),
