@@ -41,7 +41,8 @@ def mirrors() -> Iterator[dict[str, str]]:
 
 
 def wanted_images() -> list[str]:
-    entries = [*RELEASE["images"], *(i for a in ADDONS for i in a["images"] if "1.20" in a["releases"])]
+    own = [a for a in ADDONS if a["addon"] in RELEASE["addons"] and "1.20" in a["releases"]]
+    entries = [*RELEASE["images"], *(image for addon in own for image in addon["images"])]
     return [e if isinstance(e, str) else e["ref"] for e in entries]
 
 
