@@ -25,7 +25,6 @@ from bundler.lock import (
 from bundler.manifest import load_addons, load_release
 
 ROOT = Path(__file__).parents[3]
-PINS = ROOT.parent / "shared" / "pins"
 SUM = "0123456789abcdef" * 4
 
 
