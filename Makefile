@@ -9,7 +9,7 @@ PACKAGES := tests/lab/packages.txt
 help:
 	@echo 'make demo        build, verify, serve, and install a real two-node cluster in the lab'
 	@echo 'make test        every test, lab included (root on Debian 12)'
-	@echo 'make test-quick  what needs neither root nor the lab'
+	@echo 'make test-quick  unit, shell and linter tests, which need neither root nor the lab'
 	@echo 'make bench       the measured figures, beside what one would use instead'
 	@echo 'make down        stop whatever the lab left running'
 
@@ -27,7 +27,7 @@ test: setup
 	@$(BIN)/python -m pytest
 
 test-quick: $(VENV)/.ready
-	@$(BIN)/python -m pytest -m 'not root and not lab'
+	@$(BIN)/python -m pytest -m 'not root and not lab' tests/unit tests/shell tests/test_linters.py
 
 lab: setup
 	@$(BIN)/python -m pytest -m lab
