@@ -259,10 +259,10 @@ def test_killed_anywhere_the_same_line_recovers(fresh: Node) -> None:
 def test_a_containerd_that_was_there_before_stays_as_it_was(fresh: Node) -> None:
     repo = f"--repofrompath=bundle,{cluster.URL}/packages/el7 --setopt=bundle.gpgcheck=0"
     fresh.run(f"dnf -yq {repo} install containerd.io && echo '# mine' > /etc/containerd/config.toml && "
-              "systemctl enable -q --now containerd && mkdir -p /root/hosts/k8s.gcr.io", check=True)
+              "systemctl enable -q --now containerd && mkdir -p /srv/hosts/k8s.gcr.io", check=True)
     hosts = f'server = "{cluster.URL}"\n[host."{cluster.URL}"]\n'  # without a host table containerd goes upstream
-    fresh.run("cat > /root/hosts/k8s.gcr.io/hosts.toml", input=hosts, check=True)
-    fresh.run("ctr -n theirs images pull --hosts-dir /root/hosts k8s.gcr.io/pause:3.2 >/dev/null && "
+    fresh.run("cat > /srv/hosts/k8s.gcr.io/hosts.toml", input=hosts, check=True)
+    fresh.run("ctr -n theirs images pull --hosts-dir /srv/hosts k8s.gcr.io/pause:3.2 >/dev/null && "
               "ctr -n theirs run -d k8s.gcr.io/pause:3.2 theirs", check=True)
     before = snapshot(fresh)
     assert "warning containerd" in deploy(fresh, "preflight").stderr

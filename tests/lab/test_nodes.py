@@ -89,18 +89,18 @@ def test_run_ends_in_time_and_takes_what_it_started_along(node: Node) -> None:
 
 @pytest.mark.parametrize("grace", [0, 20], ids=["pulled plug", "clean"])
 def test_files_outlive_a_reboot_and_processes_do_not(node: Node, grace: float) -> None:
-    node.run("echo kept > /root/file; echo kept > /var/lib/etcd/file; systemd-run --unit=mortal sleep 1000", check=True)
+    node.run("echo kept > /srv/file; echo kept > /var/lib/etcd/file; systemd-run --unit=mortal sleep 1000", check=True)
     before = node.run(["cat", "/proc/sys/kernel/random/boot_id", "/etc/machine-id"]).stdout.split()
     started = time.monotonic()
     node.reboot(grace)
     assert time.monotonic() - started < 15, "it did not power off by itself"
-    assert node.run(["cat", "/root/file", "/var/lib/etcd/file"]).stdout == "kept\nkept\n"
+    assert node.run(["cat", "/srv/file", "/var/lib/etcd/file"]).stdout == "kept\nkept\n"
     assert node.run(["systemctl", "is-active", "mortal"]).returncode != 0
     assert node.run(["cat", "/etc/machine-id"]).stdout.strip() == before[1]
 
 
 def test_a_wiped_node_is_a_fresh_machine(node: Node) -> None:
-    node.run("echo gone > /root/file; echo gone > /var/lib/kubelet/file", check=True)
+    node.run("echo gone > /srv/file; echo gone > /var/lib/kubelet/file", check=True)
     machine = node.run(["cat", "/etc/machine-id"]).stdout
     node.wipe()
     node.boot()
@@ -154,8 +154,8 @@ def test_two_labs_know_nothing_of_each_other(lab: Lab, node: Node) -> None:
     try:
         twin.boot()
         assert twin.address == node.address
-        node.run(["touch", "/root/mine"], check=True)
-        assert twin.run(["ls", "/root"]).stdout == ""
+        node.run(["touch", "/mnt/mine"], check=True)
+        assert twin.run(["ls", "/mnt"]).stdout == ""
     finally:
         down(other)
     assert not net.exists(other.switch)

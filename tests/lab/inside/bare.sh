@@ -43,7 +43,7 @@ network() {
 
 init() {
   local address=$1 server=$2
-  cat > /root/kubeadm.yaml <<Y
+  cat > /run/kubeadm.yaml <<Y
 apiVersion: kubeadm.k8s.io/v1beta2
 kind: InitConfiguration
 bootstrapTokens: [{token: $token}]
@@ -66,12 +66,12 @@ apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 Y
-  kubeadm init --config /root/kubeadm.yaml
+  kubeadm init --config /run/kubeadm.yaml
   network "$server" | kubectl --kubeconfig=/etc/kubernetes/admin.conf apply -f -
 }
 
 join() {
-  cat > /root/kubeadm.yaml <<Y
+  cat > /run/kubeadm.yaml <<Y
 apiVersion: kubeadm.k8s.io/v1beta2
 kind: JoinConfiguration
 discovery:
@@ -80,7 +80,7 @@ nodeRegistration:
   criSocket: /run/containerd/containerd.sock
   kubeletExtraArgs: {node-ip: $1}
 Y
-  kubeadm join --config /root/kubeadm.yaml
+  kubeadm join --config /run/kubeadm.yaml
 }
 
 "$@"
