@@ -8,7 +8,8 @@ PACKAGES := tests/lab/packages.txt
 
 help:
 	@echo 'make demo        build, verify, serve, and install a real two-node cluster in the lab'
-	@echo 'make test        every test, lab included (root on Debian 12)'
+	@echo 'make test        every test but the long ones on real nodes (root on Debian 12)'
+	@echo 'make lab         every test on real nodes: the cluster of the demo, and the long life of others'
 	@echo 'make test-quick  unit, shell and linter tests, which need neither root nor the lab'
 	@echo 'make bench       the measured figures, beside what one would use instead'
 	@echo 'make down        stop whatever the lab left running'
@@ -24,7 +25,7 @@ demo: setup
 	@$(BIN)/python -m tests.lab demo
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m 'not life'
 
 test-quick: $(VENV)/.ready
 	@$(BIN)/python -m pytest -m 'not root and not lab' tests/unit tests/shell tests/test_linters.py
