@@ -1,11 +1,13 @@
-"""What a reviewer would ask about somebody else's manifest: passwords and mail servers left inside, floating tags."""
+"""What a reviewer would ask about somebody else's manifest or chart: passwords and mail servers, floating tags."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from bundler.charts import Chart
 from bundler.discover import images_in
+from bundler.fetch.registry import Reference
 from bundler.selection import Selection
 from bundler.store import Store
 
@@ -28,14 +30,36 @@ TOKENS = {
 
 
 def warnings(selection: Selection, store: Store) -> list[str]:
-    """Return a line for each doubtful thing in the manifests of a bundle, all of which are in ``store``."""
-    manifests = {path: file for path, file in selection.files().items() if path.startswith("manifests/")}
-    texts = {path: store.read(file.sha256).decode("utf-8", "replace") for path, file in sorted(manifests.items())}
-    return [warning for path, text in texts.items() for warning in doubts(text, path)]
+    """Return a line for each doubtful thing in the manifests and charts of a bundle, all of which are in ``store``."""
+    found: list[str] = []
+    for path, file in sorted(selection.files().items()):
+        if path.startswith("manifests/"):
+            found += doubts(store.read(file.sha256).decode("utf-8", "replace"), path)
+        elif path.startswith("charts/"):
+            found += chart_doubts(Chart.read(store.read(file.sha256), path), path)
+    for item in selection.extras.items:
+        if item.kind == "chart":
+            found += _floating([Reference.parse(image) for image in item.images], item.path)
+    return found
 
 
 def doubts(text: str, name: str) -> list[str]:
     """Return what is doubtful in one manifest, called ``name``; values are never shown. ManifestError if no YAML."""
+    return _carried(text, name) + _floating([item.image for item in images_in(text, name)], name)
+
+
+def chart_doubts(chart: Chart, name: str) -> list[str]:
+    """Return what a chart's texts, and those of its sub-charts, carry: its values above all."""
+    found: list[str] = []
+    for path, content in sorted(chart.files.items()):
+        if not path.startswith("charts/") and path.endswith((".yaml", ".yml", ".tpl", ".txt", ".json")):
+            found += _carried(content.decode("utf-8", "replace"), f"{name}: {path}")
+    for child in chart.children():
+        found += chart_doubts(child, f"{name}: charts/{child.name}")
+    return found
+
+
+def _carried(text: str, name: str) -> list[str]:
     found, variable = [], ""
     for number, line in enumerate(text.splitlines(), 1):
         setting = SETTING.match(line)
@@ -43,8 +67,12 @@ def doubts(text: str, name: str) -> list[str]:
             variable = setting[2].strip()
         for thing in _things(line, variable):
             found.append(f"{name}:{number}: carries {thing}; check that it is meant to travel")
-    floating = sorted({str(item.image) for item in images_in(text, name) if item.image.tag == "latest"})
-    return found + [f"{name}: {image} names no version; upstream may change it at any time" for image in floating]
+    return found
+
+
+def _floating(images: Iterable[Reference], name: str) -> list[str]:
+    floating = sorted({str(image) for image in images if image.tag == "latest"})
+    return [f"{name}: {image} names no version; upstream may change it at any time" for image in floating]
 
 
 def _things(line: str, variable: str) -> Iterator[str]:

@@ -78,6 +78,16 @@ def _arches(context: click.Context, parameter: click.Parameter, values: Sequence
     return tuple(dict.fromkeys(name.removeprefix("linux/") for name in names))
 
 
+def _mirrors(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> Sequence[str]:
+    """Return the rules as they are, if they are rules; a wrong one is a wrong command line, not a wrong manifest."""
+    del context, parameter
+    try:
+        Mirrors.parse(values)
+    except ManifestError as reason:
+        raise click.BadParameter(f"{reason.message.removeprefix('--mirror ')}; {reason.hint}") from reason
+    return values
+
+
 def own(command: Command) -> Command:
     """Add the options that name the user's own things."""
     return _options(
@@ -103,7 +113,8 @@ def places(command: Command) -> Command:
 def fetching(command: Command) -> Command:
     """Add the options that say where bytes come from."""
     return _options(
-        click.option("--mirror", "mirrors", multiple=True, metavar="FROM=TO", help="Ask TO for what FROM has."),
+        click.option("--mirror", "mirrors", multiple=True, callback=_mirrors, metavar="FROM=TO",
+                     help="Ask TO for what FROM has."),
         click.option("--config", type=FILE, help="YAML file with `mirrors: {FROM: TO}`."),
         click.option("--source", "sources", multiple=True, type=ANY_PATH, help="Folder or former bundle to take from."),
         click.option("--docker", is_flag=True, help="Take images from the local Docker, of a containerd image store."),

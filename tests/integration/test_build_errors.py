@@ -135,13 +135,17 @@ def test_unresolved_entries_are_named_with_the_command(site: Site) -> None:
         (["--os", "el9"], 3, "Known: el7"),
         (["--arch", "s390x"], 3, "Known: amd64, arm64"),
         (["--with", "unknown"], 3, "Known add-ons: extra, net, sample"),
-        (["--mirror", "files.test"], 3, "there is no '='"),
         (["--key", "manifests/1.20.yaml"], 7, "bundler keygen"),
         (["--source", "nowhere"], 7, "nowhere"),
     ],
 )
 def test_mistakes_are_explained(site: Site, arguments: list[str], code: int, said: str) -> None:
     assert said in complaint(site, "build", *arguments, code=code)
+
+
+def test_a_mirror_that_is_no_rule_is_wrong_usage(site: Site) -> None:
+    said = site.run("build", "-o", OUT, "-q", "--mirror", "files.test", code=2).stderr
+    assert "'--mirror': files.test: there is no '='; write --mirror FROM=TO" in said
 
 
 def test_replacement_must_fit_the_manifest(site: Site) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bundler.lint import doubts
+from bundler.charts import Chart
+from bundler.lint import chart_doubts, doubts
 
 SHIPPED = sorted((Path(__file__).parents[3] / "manifests/addons/files").glob("*.yaml"))
 DOUBTFUL = {
@@ -65,3 +66,19 @@ def test_floating_tags(image: str, count: int) -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_what_is_shipped_is_clean(path: Path) -> None:
     assert doubts(path.read_text(), path.name) == []
+
+
+def test_charts_are_searched_with_their_sub_charts() -> None:
+    meta = b"{apiVersion: v2, name: shop, version: 1.0.0}"
+    chart = Chart.of({
+        "Chart.yaml": meta,
+        "values.yaml": b"mail:\n  smtp_password: hunter22\n",
+        "templates/a.yaml": b"password: {{ .Values.mail.smtp_password }}\n",
+        "charts/db/Chart.yaml": b"{apiVersion: v2, name: db, version: 1.0.0}",
+        "charts/db/values.yaml": b"dsn: postgres://app:hunter22@db/app\n",
+    }, "shop-1.0.0.tgz")  # fmt: skip
+    told = chart_doubts(chart, "charts/shop-1.0.0.tgz")
+    assert [line.partition("; ")[0] for line in told] == [
+        "charts/shop-1.0.0.tgz: values.yaml:2: carries a value for smtp_password",
+        "charts/shop-1.0.0.tgz: charts/db: values.yaml:1: carries a password in a URL",
+    ]
