@@ -3,7 +3,7 @@
 
 check_release() {
   case ${RUNTIME:-}:${KUBEADM_API:-} in
-    containerd:kubeadm.k8s.io/v1beta2) ;;
+    containerd:kubeadm.k8s.io/v1beta[234]) ;;
     *) fault "deploy.sh cannot install this release by itself (runtime ${RUNTIME:-none}, kubeadm API ${KUBEADM_API:-none})" \
       "its packages and images can be used by hand: $SERVER/packages/ and $SERVER/v2/" ;;
   esac

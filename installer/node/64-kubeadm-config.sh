@@ -1,63 +1,115 @@
 # shellcheck shell=bash
-# kubeadm's configuration files. Another version of its API is another pair of functions here.
+# kubeadm's configuration files. v1beta2 is what kubeadm 1.20 was run with; v1beta3 (1.22 to 1.30) and v1beta4 (from
+# 1.31) were written after its reference and only rendered: no kubeadm that reads them was at hand.
 
-# kubeadm_config init|join TOKEN: prints the file for $KUBEADM_API.
+# kubeadm_config init|join TOKEN [CERTIFICATE-KEY]: prints the file for $KUBEADM_API.
 kubeadm_config() {
+  local verb=$1
+  shift
   case $KUBEADM_API in
-    kubeadm.k8s.io/v1beta2) "$1_v1beta2" "$2" ;;
+    kubeadm.k8s.io/v1beta[234]) "${verb}_documents" "$@" ;;
     *) die $E_INTEGRITY "deploy.sh cannot write a $KUBEADM_API configuration" 'use the installer of the bundle, or a newer one' ;;
   esac
 }
 
-# registration: nodeRegistration, the same for both.
-registration() {
-  printf 'nodeRegistration:\n  name: "%s"\n  criSocket: %s\n  kubeletExtraArgs:\n    node-ip: "%s"\n' "$NODE_NAME" "$CONTAINERD_SOCKET" "$NODE_ADDRESS"
-  [ ! -e "$STATE/resolv.conf" ] || printf '    resolv-conf: "%s"\n' "$STATE/resolv.conf"
-  # The cluster-wide KubeletConfiguration is the master's; whether this host keeps its swap is its own matter.
-  [ "$OPT_SWAP" != keep ] || printf '    fail-swap-on: "false"\n'
+# init_documents TOKEN [CERTIFICATE-KEY]: the cluster's first master; also what uploads certificates.
+init_documents() {
+  init_document "$@"
+  printf -- '---\n'
+  cluster_document
+  printf -- '---\n'
+  component_configs
 }
 
-init_v1beta2() {
+# join_documents TOKEN [CERTIFICATE-KEY]: a node, with a key another master.
+join_documents() {
+  kubeadm_kind JoinConfiguration
+  discovery "$1"
+  registration
+  [ -z "${2:-}" ] || join_control_plane "$2"
+}
+
+# kubeadm_kind KIND
+kubeadm_kind() { printf 'apiVersion: %s\nkind: %s\n' "$KUBEADM_API" "$1"; }
+
+# kubeadm_api_from N: whether $KUBEADM_API is v1betaN or newer; down may be another bundle's, which has none.
+kubeadm_api_from() {
+  local api=${KUBEADM_API:-v1beta2}
+  [ "${api##*v1beta}" -ge "$1" ]
+}
+
+init_document() {
+  kubeadm_kind InitConfiguration
+  printf 'bootstrapTokens:\n- token: "%s"\n  ttl: 24h0m0s\n' "$1"
+  [ -z "${2:-}" ] || printf 'certificateKey: "%s"\n' "$2"
+  local_endpoint ''
+  registration
+}
+
+# local_endpoint INDENT
+local_endpoint() {
+  printf '%slocalAPIEndpoint:\n%s  advertiseAddress: "%s"\n%s  bindPort: 6443\n' "$1" "$1" "$NODE_ADDRESS" "$1"
+}
+
+cluster_document() {
+  kubeadm_kind ClusterConfiguration
   cat <<END
-apiVersion: kubeadm.k8s.io/v1beta2
-kind: InitConfiguration
-bootstrapTokens:
-- token: "$1"
-  ttl: 24h0m0s
-localAPIEndpoint:
-  advertiseAddress: "$NODE_ADDRESS"
-  bindPort: 6443
-$(registration)
----
-apiVersion: kubeadm.k8s.io/v1beta2
-kind: ClusterConfiguration
 kubernetesVersion: "$KUBERNETES_VERSION"
 imageRepository: "$IMAGE_REPOSITORY"
 controlPlaneEndpoint: "$NODE_ADDRESS:6443"
 networking:
   podSubnet: "$POD_SUBNET"
   serviceSubnet: "$SERVICE_SUBNET"
----
-$(component_configs)
 END
 }
 
-join_v1beta2() {
-  cat <<END
-apiVersion: kubeadm.k8s.io/v1beta2
-kind: JoinConfiguration
-discovery:
-  timeout: 1m0s
-  bootstrapToken:
-    token: "$1"
-    apiServerEndpoint: "$MASTER_HOST:$MASTER_PORT"
-END
+# discovery TOKEN: how a node finds the cluster and knows it for the right one.
+discovery() {
+  kubeadm_api_from 4 || printf 'discovery:\n  timeout: 1m0s\n'
+  ! kubeadm_api_from 4 || printf 'timeouts:\n  discovery: 1m0s\ndiscovery:\n'
+  printf '  bootstrapToken:\n    token: "%s"\n    apiServerEndpoint: "%s"\n' "$1" "$MASTER_HOST:$MASTER_PORT"
   if [ -n "$OPT_CA_HASH" ]; then
     printf '    caCertHashes: ["%s"]\n' "$OPT_CA_HASH"
   else
     printf '    unsafeSkipCAVerification: true\n'
   fi
-  registration
+}
+
+# join_control_plane CERTIFICATE-KEY
+join_control_plane() {
+  printf 'controlPlane:\n  certificateKey: "%s"\n' "$1"
+  local_endpoint '  '
+}
+
+# cri_endpoint: the runtime's socket; releases after 1.20 want the scheme.
+cri_endpoint() {
+  if kubeadm_api_from 3; then printf 'unix://'; fi
+  printf '%s' $CONTAINERD_SOCKET
+}
+
+# registration: nodeRegistration, the same for all.
+registration() {
+  local arguments=(node-ip "$NODE_ADDRESS")
+  [ ! -e "$STATE/resolv.conf" ] || arguments+=(resolv-conf "$STATE/resolv.conf")
+  # The cluster-wide KubeletConfiguration is the master's; whether this host keeps its swap is its own matter.
+  [ "$OPT_SWAP" != keep ] || arguments+=(fail-swap-on false)
+  printf 'nodeRegistration:\n  name: "%s"\n  criSocket: %s\n' "$NODE_NAME" "$(cri_endpoint)"
+  extra_args '  ' kubeletExtraArgs "${arguments[@]}"
+}
+
+# extra_args INDENT KEY {NAME VALUE}…: a component's arguments: a map, from v1beta4 on a list.
+extra_args() {
+  local indent=$1
+  printf '%s%s:\n' "$1" "$2"
+  shift 2
+  while [ $# -gt 0 ]; do
+    if kubeadm_api_from 4; then
+      printf '%s- name: %s\n%s  value: "%s"\n' "$indent" "$1" "$indent" "$2"
+    else
+      printf '%s  %s: "%s"\n' "$indent" "$1" "$2"
+    fi
+    shift 2
+  done
 }
 
 # component_configs: the kubelet's and kube-proxy's. Image collection is off: once the bundle's server has gone, a

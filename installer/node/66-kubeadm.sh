@@ -75,7 +75,7 @@ run_kubeadm() {
 # reset_half_made: clears our own unfinished attempt; never called once the cluster was finished.
 reset_half_made() {
   say 'clearing the unfinished attempt of an interrupted run'
-  logged timeout 120 kubeadm reset -f --cri-socket="$CONTAINERD_SOCKET" || note 'kubeadm reset failed'
+  logged timeout 120 kubeadm reset -f --cri-socket="$(cri_endpoint)" || note 'kubeadm reset failed'
   remove_pods
   rm -rf /etc/cni/net.d/* /var/lib/etcd/member
 }

@@ -150,18 +150,3 @@ def test_images_are_those_of_the_role_that_are_not_complete_at_their_digest(shel
     )
     told = shell.out(f"ROLE=node; ctr_images() {{ cat <<'END'\n{check}END\n}}; missing_images")
     assert told == f"{digest['c']} r/three:1\n{digest['d']} r/four:1\n"
-
-
-def test_the_kubeadm_files_hold_what_was_asked(shell: Shell) -> None:
-    given = "NODE_NAME=n1 NODE_ADDRESS=10.1.1.1 POD_SUBNET=10.9.0.0/16 MASTER_HOST=10.1.1.9"
-    init = shell.out(f"{given}; kubeadm_config init abcdef.0123456789abcdef")
-    for line in ('advertiseAddress: "10.1.1.1"', 'podSubnet: "10.9.0.0/16"', "imageGCHighThresholdPercent: 100",
-                 "cgroupDriver: systemd", 'token: "abcdef.0123456789abcdef"', 'node-ip: "10.1.1.1"'):  # fmt: skip
-        assert line in init
-    join = shell.out(f"{given} OPT_CA_HASH=sha256:aa; kubeadm_config join abcdef.0123456789abcdef")
-    assert 'apiServerEndpoint: "10.1.1.9:6443"' in join
-    assert 'caCertHashes: ["sha256:aa"]' in join
-    assert "unsafeSkipCAVerification" not in join
-    assert "unsafeSkipCAVerification: true" in shell.out(f"{given}; kubeadm_config join x")
-    assert 'fail-swap-on: "false"' in shell.out(f"{given} OPT_SWAP=keep; kubeadm_config join x")
-    assert shell.run("KUBEADM_API=kubeadm.k8s.io/v9; kubeadm_config init x").returncode == 6

@@ -1,0 +1,86 @@
+"""kubeadm's files: what is in them, by structure, in each version of its API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from .stream import Shell
+
+TOKEN, KEY = "abcdef.0123456789abcdef", "a" * 64
+GIVEN = "NODE_NAME=n1 NODE_ADDRESS=10.1.1.1 POD_SUBNET=10.9.0.0/16 MASTER_HOST=10.1.1.9 OPT_CA_HASH=sha256:aa"
+APIS = ("v1beta2", "v1beta3", "v1beta4")
+Documents = dict[str, dict[str, Any]]
+
+
+def rendered(shell: Shell, api: str, words: str, given: str = "") -> Documents:
+    """The documents of one file by kind, each of the right apiVersion."""
+    text = shell.out(f"KUBEADM_API=kubeadm.k8s.io/{api} {GIVEN} {given}; kubeadm_config {words}")
+    found = {document["kind"]: document for document in yaml.safe_load_all(text)}
+    for kind in ("InitConfiguration", "ClusterConfiguration", "JoinConfiguration"):
+        assert found.get(kind, {}).get("apiVersion") in (None, f"kubeadm.k8s.io/{api}")
+    return found
+
+
+def arguments(api: str, given: Any) -> dict[str, str]:
+    """Extra arguments as a map: before v1beta4 they are one, from then on a list of name and value."""
+    if api != "v1beta4":
+        return dict(given)
+    assert all(set(each) == {"name", "value"} for each in given)
+    return {each["name"]: each["value"] for each in given}
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_init_of_each_version(shell: Shell, api: str) -> None:
+    found = rendered(shell, api, f"init {TOKEN} {KEY}")
+    assert set(found) == {f"{kind}Configuration" for kind in ("Init", "Cluster", "Kubelet", "KubeProxy")}
+    init, cluster = found["InitConfiguration"], found["ClusterConfiguration"]
+    assert init["bootstrapTokens"] == [{"token": TOKEN, "ttl": "24h0m0s"}]
+    assert init["certificateKey"] == KEY
+    assert init["localAPIEndpoint"] == {"advertiseAddress": "10.1.1.1", "bindPort": 6443}
+    assert arguments(api, init["nodeRegistration"]["kubeletExtraArgs"]) == {"node-ip": "10.1.1.1"}
+    assert cluster["kubernetesVersion"] == "v1.20.2"
+    assert cluster["controlPlaneEndpoint"] == "10.1.1.1:6443"
+    assert cluster["networking"] == {"podSubnet": "10.9.0.0/16", "serviceSubnet": "10.96.0.0/12"}
+    assert found["KubeletConfiguration"]["imageGCHighThresholdPercent"] == 100
+    assert found["KubeletConfiguration"]["cgroupDriver"] == "systemd"
+    assert "certificateKey" not in rendered(shell, api, f"init {TOKEN}")["InitConfiguration"]
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_join_of_each_version(shell: Shell, api: str) -> None:
+    join = rendered(shell, api, f"join {TOKEN}")["JoinConfiguration"]
+    assert "controlPlane" not in join
+    bootstrap = {"token": TOKEN, "apiServerEndpoint": "10.1.1.9:6443", "caCertHashes": ["sha256:aa"]}
+    assert join["discovery"]["bootstrapToken"] == bootstrap
+    # The reference of v1beta4 has no discovery.timeout any more.
+    if api == "v1beta4":
+        assert (join["timeouts"], set(join["discovery"])) == ({"discovery": "1m0s"}, {"bootstrapToken"})
+    else:
+        assert (join["discovery"]["timeout"], "timeouts" in join) == ("1m0s", False)
+    socket = "/run/containerd/containerd.sock"
+    assert join["nodeRegistration"]["criSocket"] == (socket if api == "v1beta2" else f"unix://{socket}")
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_another_master_joins_with_the_key(shell: Shell, api: str) -> None:
+    join = rendered(shell, api, f"join {TOKEN} {KEY}")["JoinConfiguration"]
+    endpoint = {"advertiseAddress": "10.1.1.1", "bindPort": 6443}
+    assert join["controlPlane"] == {"certificateKey": KEY, "localAPIEndpoint": endpoint}
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_what_is_this_node_s_own(shell: Shell, api: str) -> None:
+    (shell.state / "resolv.conf").touch()
+    join = rendered(shell, api, f"join {TOKEN}", "OPT_SWAP=keep OPT_CA_HASH=")["JoinConfiguration"]
+    assert arguments(api, join["nodeRegistration"]["kubeletExtraArgs"]) == {
+        "node-ip": "10.1.1.1", "resolv-conf": f"{shell.state}/resolv.conf", "fail-swap-on": "false",
+    }  # fmt: skip
+    assert join["discovery"]["bootstrapToken"]["unsafeSkipCAVerification"] is True
+    assert "caCertHashes" not in join["discovery"]["bootstrapToken"]
+
+
+def test_another_version_is_refused(shell: Shell) -> None:
+    assert shell.run("KUBEADM_API=kubeadm.k8s.io/v9; kubeadm_config init x").returncode == 6
