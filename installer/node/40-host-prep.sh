@@ -141,4 +141,5 @@ prepare_host() {
   name_host
   route_services
   pod_resolv_conf
+  configure_kubelet_unit
 }

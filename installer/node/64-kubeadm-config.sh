@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# kubeadm's configuration files. v1beta2 is what kubeadm 1.20 was run with; v1beta3 (1.22 to 1.30) and v1beta4 (from
+# kubeadm's configuration files, v1alpha1 apart (next part). v1beta2 is what kubeadm 1.20 was run with; v1beta3 (1.22 to 1.30) and v1beta4 (from
 # 1.31) were written after its reference and only rendered: no kubeadm that reads them was at hand.
 
 # kubeadm_config init|join TOKEN [CERTIFICATE-KEY]: prints the file for $KUBEADM_API.
@@ -8,6 +8,7 @@ kubeadm_config() {
   shift
   case $KUBEADM_API in
     kubeadm.k8s.io/v1beta[234]) "${verb}_documents" "$@" ;;
+    kubeadm.k8s.io/v1alpha1) "${verb}_v1alpha1" "$1" ;;
     *) die $E_INTEGRITY "deploy.sh cannot write a $KUBEADM_API configuration" 'use the installer of the bundle, or a newer one' ;;
   esac
 }
@@ -35,7 +36,7 @@ kubeadm_kind() { printf 'apiVersion: %s\nkind: %s\n' "$KUBEADM_API" "$1"; }
 # kubeadm_api_from N: whether $KUBEADM_API is v1betaN or newer; down may be another bundle's, which has none.
 kubeadm_api_from() {
   local api=${KUBEADM_API:-v1beta2}
-  [ "${api##*v1beta}" -ge "$1" ]
+  ! kubeadm_alpha && [ "${api##*v1beta}" -ge "$1" ]
 }
 
 init_document() {
@@ -87,12 +88,18 @@ cri_endpoint() {
   printf '%s' $CONTAINERD_SOCKET
 }
 
+# kubelet_arguments: this node's own, NAME VALUE a line.
+kubelet_arguments() {
+  printf 'node-ip %s\n' "$NODE_ADDRESS"
+  [ ! -e "$STATE/resolv.conf" ] || printf 'resolv-conf %s\n' "$STATE/resolv.conf"
+  # The cluster-wide KubeletConfiguration is the master's; whether this host keeps its swap is its own matter.
+  [ "$OPT_SWAP" != keep ] || printf 'fail-swap-on false\n'
+}
+
 # registration: nodeRegistration, the same for all.
 registration() {
-  local arguments=(node-ip "$NODE_ADDRESS")
-  [ ! -e "$STATE/resolv.conf" ] || arguments+=(resolv-conf "$STATE/resolv.conf")
-  # The cluster-wide KubeletConfiguration is the master's; whether this host keeps its swap is its own matter.
-  [ "$OPT_SWAP" != keep ] || arguments+=(fail-swap-on false)
+  local arguments
+  read -r -d '' -a arguments <<<"$(kubelet_arguments)" || true
   printf 'nodeRegistration:\n  name: "%s"\n  criSocket: %s\n' "$NODE_NAME" "$(cri_endpoint)"
   extra_args '  ' kubeletExtraArgs "${arguments[@]}"
 }

@@ -64,10 +64,11 @@ kubeadm_ignored() {
 
 # run_kubeadm init|join IGNORED [ARG…]: its file holds a token: readable by root alone, removed at once.
 run_kubeadm() {
-  local verb=$1 ignored=$2 config=$STATE/tmp/kubeadm.yaml rc=0
+  local verb=$1 config=$STATE/tmp/kubeadm.yaml rc=0 waiver
+  waiver=$(kubeadm_waiver "$2")
   shift 2
   (umask 077 && kubeadm_config "$verb" "$OPT_TOKEN" >"$config")
-  supervise "$OPT_TIMEOUT" "kubeadm $verb" kubeadm "$verb" --config="$config" ${ignored:+--ignore-preflight-errors="$ignored"} "$@" || rc=$?
+  supervise "$OPT_TIMEOUT" "kubeadm $verb" kubeadm "$verb" --config="$config" ${waiver:+"$waiver"} "$@" || rc=$?
   rm -f "$config"
   [ $rc -eq 0 ] || die $E_ENVIRONMENT "kubeadm $verb did not succeed" "see $LOG and journalctl -u kubelet; then run the same line again: it goes on from there"
 }
@@ -75,7 +76,7 @@ run_kubeadm() {
 # reset_half_made: clears our own unfinished attempt; never called once the cluster was finished.
 reset_half_made() {
   say 'clearing the unfinished attempt of an interrupted run'
-  logged timeout 120 kubeadm reset -f --cri-socket="$(cri_endpoint)" || note 'kubeadm reset failed'
+  reset_kubeadm 120
   remove_pods
   rm -rf /etc/cni/net.d/* /var/lib/etcd/member
 }

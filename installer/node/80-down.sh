@@ -85,8 +85,7 @@ undo_cluster() {
   POD_SUBNET=$3
   systemctl stop kubelet.service >/dev/null 2>&1 </dev/null || true
   if [ ! -s "$list" ] && command -v kubeadm >/dev/null 2>&1 && [ -d /etc/kubernetes ]; then
-    # It also takes this master out of an etcd that has others; it may fail, what it leaves is removed below.
-    logged timeout 90 kubeadm reset -f --cri-socket="$(cri_endpoint)" || note 'kubeadm reset failed'
+    reset_kubeadm 90 # it also takes this master out of an etcd that has others
   fi
   remove_pods "$list" || { warn 'containers of the cluster could not be removed: ctr -n k8s.io containers list'; return 1; }
   stop_scopes

@@ -84,3 +84,46 @@ def test_what_is_this_node_s_own(shell: Shell, api: str) -> None:
 
 def test_another_version_is_refused(shell: Shell) -> None:
     assert shell.run("KUBEADM_API=kubeadm.k8s.io/v9; kubeadm_config init x").returncode == 6
+
+
+def test_init_of_1_8(shell: Shell) -> None:
+    found = rendered(shell, "v1alpha1", f"init {TOKEN}")
+    assert found == {"MasterConfiguration": {
+        "apiVersion": "kubeadm.k8s.io/v1alpha1", "kind": "MasterConfiguration", "nodeName": "n1", "token": TOKEN,
+        "api": {"advertiseAddress": "10.1.1.1", "bindPort": 6443}, "kubernetesVersion": "v1.20.2",
+        "imageRepository": "k8s.gcr.io", "networking": {"podSubnet": "10.9.0.0/16", "serviceSubnet": "10.96.0.0/12"},
+    }}  # fmt: skip
+
+
+@pytest.mark.parametrize(("hash_", "trust"), [
+    ("sha256:aa", {"discoveryTokenCACertHashes": ["sha256:aa"]}), ("", {"discoveryTokenUnsafeSkipCAVerification": True}),
+])  # fmt: skip
+def test_join_of_1_8(shell: Shell, hash_: str, trust: dict[str, Any]) -> None:
+    found = rendered(shell, "v1alpha1", f"join {TOKEN}", f"OPT_CA_HASH={hash_}")
+    assert found == {"NodeConfiguration": {
+        "apiVersion": "kubeadm.k8s.io/v1alpha1", "kind": "NodeConfiguration", "nodeName": "n1", "token": TOKEN,
+        "discoveryTokenAPIServers": ["10.1.1.9:6443"], **trust,
+    }}  # fmt: skip
+
+
+def test_the_kubelet_of_1_8_is_told_by_its_unit(shell: Shell) -> None:
+    shell.stub("systemctl", "")  # no systemd here
+    body = f"""KUBEADM_API=kubeadm.k8s.io/v1alpha1 {GIVEN} OPT_SWAP=keep
+        put_file() {{ cat; }}
+        configure_kubelet_unit"""
+    assert shell.out(body) == (
+        '[Service]\nEnvironment="KUBELET_EXTRA_ARGS=--node-ip=10.1.1.1 --fail-swap-on=false --cgroup-driver=systemd '
+        '--pod-infra-container-image=k8s.gcr.io/pause:3.2 --image-gc-high-threshold=100"\n'
+    )
+    assert shell.out("put_file() { cat; }; configure_kubelet_unit") == ""
+
+
+def test_flags_of_1_8_are_its_own(shell: Shell) -> None:
+    shell.stub("kubeadm", f'echo "$@" >>{shell.directory}/ran')  # kubeadm itself is in no test of this kind
+    assert shell.out("kubeadm_waiver NumCPU,Mem; kubeadm_waiver ''") == "--ignore-preflight-errors=NumCPU,Mem"
+    alpha = "KUBEADM_API=kubeadm.k8s.io/v1alpha1; "
+    assert shell.out(alpha + "kubeadm_waiver NumCPU,Mem; kubeadm_waiver ''") == "--skip-preflight-checks"
+    shell.out(alpha + "reset_kubeadm 5")
+    shell.out("reset_kubeadm 5")
+    ran = (shell.directory / "ran").read_text().splitlines()
+    assert ran == ["reset --skip-preflight-checks", "reset -f --cri-socket=/run/containerd/containerd.sock"]
