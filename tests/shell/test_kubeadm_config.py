@@ -96,8 +96,9 @@ def test_init_of_1_8(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(("hash_", "trust"), [
-    ("sha256:aa", {"discoveryTokenCACertHashes": ["sha256:aa"]}), ("", {"discoveryTokenUnsafeSkipCAVerification": True}),
-])  # fmt: skip
+    ("sha256:aa", {"discoveryTokenCACertHashes": ["sha256:aa"]}),
+    ("", {"discoveryTokenUnsafeSkipCAVerification": True}),
+])
 def test_join_of_1_8(shell: Shell, hash_: str, trust: dict[str, Any]) -> None:
     found = rendered(shell, "v1alpha1", f"join {TOKEN}", f"OPT_CA_HASH={hash_}")
     assert found == {"NodeConfiguration": {
