@@ -6,6 +6,7 @@ HOST_ARCH=''    # amd64, as Go spells it
 NODE_ADDRESS='' # IPv4 that the cluster knows this node by
 NODE_DEVICE=''  # the interface that has it
 NODE_NAME=''
+NODE_PORTS=30000-32767 # where Services of type NodePort listen
 
 # os_release KEY: a value of /etc/os-release, unquoted.
 os_release() {
@@ -126,4 +127,9 @@ within() {
   first=$FIRST last=$LAST
   cidr_range "$2"
   [ $first -ge $FIRST ] && [ $last -le $LAST ]
+}
+
+# is_port_range TEXT: A-B, where kube-apiserver takes it: above the well-known ports, beside those of the cluster itself.
+is_port_range() {
+  [[ $1 =~ ^[1-9][0-9]{3,4}-[1-9][0-9]{3,4}$ ]] && [ "${1%-*}" -ge 1024 ] && [ "${1%-*}" -lt "${1#*-}" ] && [ "${1#*-}" -le 65535 ]
 }

@@ -32,6 +32,7 @@ any    resolv-conf
 any    address
 node   join-self
 node   token-form
+node   same-link
 node   master-reachable
 node   token-valid
 node   ca-hash

@@ -70,6 +70,8 @@ check_networks() {
     fault "the pod network $POD_SUBNET and the service network $SERVICE_SUBNET overlap" 'choose others with --pod-subnet and --service-subnet'
   fi
   ! ours || return 0
+  [ "${POD_SUBNET#*/}" != 24 ] || [ "$ROLE" != master ] ||
+    caution "the pod network $POD_SUBNET has room for one node" 'each node takes a /24 of it: choose a larger one with --pod-subnet, or no other node gets addresses'
   for name in POD_SUBNET SERVICE_SUBNET; do
     is_private "${!name}" || caution "the network ${!name} is public address space" 'hosts that have those addresses elsewhere become unreachable: choose one of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16'
     clash=$(clashes "${!name}")

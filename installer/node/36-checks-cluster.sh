@@ -52,6 +52,9 @@ check_cni_residue() {
   if has_files /etc/cni/net.d; then
     fault "/etc/cni/net.d has $(find /etc/cni/net.d -type f -printf '%f ')" 'remove it: the first file there decides the pod network'
   fi
+  if has_files /var/lib/cni/networks/cbr0; then # flannel's; others may well be in use
+    fault '/var/lib/cni/networks/cbr0 has addresses that an earlier cluster reserved' 'remove it: rm -rf /var/lib/cni/networks/cbr0; no pod would ever get those addresses'
+  fi
 }
 
 check_links() {
@@ -121,6 +124,17 @@ check_ca_hash() {
   fi
   hash=$(cluster_ca | ca_hash)
   [ "$hash" = "$OPT_CA_HASH" ] || fault "the cluster's CA is $hash, not the $OPT_CA_HASH asked for" 'either the hash is of another cluster, or another machine answers at this address'
+}
+
+# crosses_router ADDRESS: whether the way there goes over another host.
+crosses_router() { grep -q ' via ' <<<"$(ip -4 -o route get "$1" 2>/dev/null)"; }
+
+# check_same_link: host-gw routes name the other node as the next hop, so it must be a neighbour.
+check_same_link() {
+  case $MANIFEST_REPLACE in *host-gw*) ;; *) return 0 ;; esac
+  ! crosses_router "$MASTER_HOST" ||
+    fault "$MASTER_HOST is reached over a router ($(ip -4 -o route get "$MASTER_HOST" | sed 's/ src.*//')), and this bundle's pod network needs all nodes on one link" \
+      'join it over an interface that is on the same link as the master'
 }
 
 check_join_self() {

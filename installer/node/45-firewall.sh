@@ -5,7 +5,7 @@
 ports_of() {
   case $1 in
     master) printf '%s/tcp\n' 6443 2379-2380 10250 10257 10259 ;;
-    node) printf '%s/tcp\n' 10250 30000-32767 ;;
+    node) printf '%s/tcp\n' 10250 "$NODE_PORTS" ;;
   esac
 }
 

@@ -62,6 +62,14 @@ networking:
   podSubnet: "$POD_SUBNET"
   serviceSubnet: "$SERVICE_SUBNET"
 END
+  api_server_document
+}
+
+# api_server_document: what differs from its defaults.
+api_server_document() {
+  [ "$NODE_PORTS" != 30000-32767 ] || return 0
+  printf 'apiServer:\n'
+  extra_args '  ' extraArgs service-node-port-range "$NODE_PORTS"
 }
 
 # discovery TOKEN: how a node finds the cluster and knows it for the right one.

@@ -122,6 +122,7 @@ join_cluster() {
     say 'this node has joined'
   else
     if has_files /var/lib/kubelet || has_files /etc/kubernetes; then reset_half_made; fi
+    await_name
     run_kubeadm join "$(kubeadm_ignored)"
   fi
   state_set cluster 'done'

@@ -28,6 +28,7 @@ master, join, preflight:
 master:
   --pod-subnet CIDR         default $POD_SUBNET
   --service-subnet CIDR     default $SERVICE_SUBNET
+  --node-port-range A-B     ports for Services of type NodePort (default $NODE_PORTS)
   --token TOKEN             default: made here
   --single-node             let the master run workloads too
 join:
@@ -54,6 +55,7 @@ set_option() {
     --node-name) [[ $value =~ ^[A-Za-z0-9._-]+$ ]] && OPT_NODE_NAME=$value ;;
     --pod-subnet) is_cidr "$value" && [ "${value#*/}" -le 24 ] && POD_SUBNET=$value ;; # each node gets a /24 of it
     --service-subnet) is_cidr "$value" && [ "${value#*/}" -ge 12 ] && [ "${value#*/}" -le 28 ] && SERVICE_SUBNET=$value ;; # kube-apiserver takes no larger
+    --node-port-range) is_port_range "$value" && NODE_PORTS=$value ;;
     --token) [ -n "$value" ] && OPT_TOKEN=$value ;;
     --ca-cert-hash | --discovery-token-ca-cert-hash) [[ $value =~ ^sha256:[0-9a-f]{64}$ ]] && OPT_CA_HASH=$value ;;
     --firewall) [[ $value =~ ^(open|off)$ ]] && OPT_FIREWALL=$value ;;
@@ -70,7 +72,7 @@ set_option() {
 allowed_options() {
   local node='--advertise-address --interface --node-name --firewall --swap --ignore --timeout'
   case $1 in
-    master) printf '%s' "$node --pod-subnet --service-subnet --token --single-node" ;;
+    master) printf '%s' "$node --pod-subnet --service-subnet --node-port-range --token --single-node" ;;
     join) printf '%s' "$node --token --ca-cert-hash --discovery-token-ca-cert-hash" ;;
     preflight) printf '%s' "$node --pod-subnet --service-subnet --token --ca-cert-hash --discovery-token-ca-cert-hash --single-node" ;;
     down) printf '%s' '--yes --keep-packages' ;;
@@ -83,6 +85,7 @@ set_master() {
   MASTER_HOST=${1%:*}
   case $1 in *:*) MASTER_PORT=${1##*:} ;; esac
   is_address "$MASTER_HOST" && [[ $MASTER_PORT =~ ^[1-9][0-9]{0,4}$ ]] || misuse "\"$1\" is not ADDRESS or ADDRESS:PORT"
+  [ "$MASTER_PORT" -le 65535 ] || misuse "\"$1\": a port is 65535 at most"
 }
 
 # positional WORD

@@ -21,6 +21,7 @@ remember() {
   state_set server "$SERVER"
   state_set pods "$POD_SUBNET"
   state_set services "$SERVICE_SUBNET"
+  state_set nodeports "$NODE_PORTS"
 }
 
 # stage NAME FUNCTION [ARG…]: a step that status shows.
@@ -35,6 +36,7 @@ prepare() {
   ROLE=$1
   identify
   REPORTING=$ROLE
+  recall_networks
   step preflight preflight "$ROLE"
   step bundle fetch_sums
   remember

@@ -50,6 +50,13 @@ def test_init_of_each_version(shell: Shell, api: str) -> None:
 
 
 @pytest.mark.parametrize("api", APIS)
+def test_other_ports_for_services(shell: Shell, api: str) -> None:
+    cluster = rendered(shell, api, f"init {TOKEN}", "NODE_PORTS=20000-22767")["ClusterConfiguration"]
+    assert arguments(api, cluster["apiServer"]["extraArgs"]) == {"service-node-port-range": "20000-22767"}
+    assert "apiServer" not in rendered(shell, api, f"init {TOKEN}")["ClusterConfiguration"]
+
+
+@pytest.mark.parametrize("api", APIS)
 def test_join_of_each_version(shell: Shell, api: str) -> None:
     join = rendered(shell, api, f"join {TOKEN}")["JoinConfiguration"]
     assert "controlPlane" not in join

@@ -113,3 +113,42 @@ def test_the_networks_of_the_cluster_are_adopted(shell: Shell, info: Path) -> No
     assert told == "10.9.0.0/16 10.8.0.0/16\n"
     assert TOKEN not in (shell.directory / "arguments").read_text()
     assert TOKEN in (shell.directory / "given").read_text()
+
+
+@pytest.mark.parametrize(
+    "line", ["    service-node-port-range: 20000-22767", "  - name: service-node-port-range\n    value: 20000-22767"]
+)
+def test_the_ports_of_services_are_adopted(shell: Shell, info: Path, line: str) -> None:
+    """`curl` is a stub: what the API answers to a bootstrap token, in both forms of an argument."""
+    text = f"apiServer:\n  extraArgs:\n{line}\nnetworking:\n  podSubnet: 10.9.0.0/16\n  serviceSubnet: 10.8.0.0/16\n"
+    (shell.directory / "answer").write_text(json.dumps({"data": {"ClusterConfiguration": text}}))
+    shell.stub("curl", f"cat >/dev/null; cat {shell.directory}/answer")
+    assert check(shell, info, f"OPT_TOKEN={TOKEN}; adopt_networks; ports_of node") == "10250/tcp\n20000-22767/tcp\n"
+
+
+NODE = '{"status":{"conditions":[{"type":"DiskPressure","status":"False"},{"type":"Ready","status":"%s"}]}}'
+
+
+@pytest.mark.parametrize(("answers", "free"), [(NODE % "Unknown", True), (NODE % "True", False), ("", True)])
+def test_a_node_of_our_name_that_is_ready_keeps_it(shell: Shell, info: Path, answers: str, free: bool) -> None:
+    """`curl` is a stub: what the API says of the node; nothing where there is none (404)."""
+    shell.stub("curl", f"cat >/dev/null; echo '{answers}'; {'true' if answers else 'exit 22'}")
+    told = check(shell, info, f"OPT_TOKEN={TOKEN} NODE_NAME=node2; if name_free; then echo free; else echo taken; fi")
+    assert told == ("free\n" if free else "taken\n")
+
+
+def test_a_name_that_stays_taken_is_told_with_both_ways_out(shell: Shell, info: Path) -> None:
+    done = shell.run("NODE_NAME=node2; wait_for() { return 1; }; await_name")
+    assert done.returncode == 7
+    assert "--node-name" in done.stderr
+    assert "remove node2" in done.stderr
+
+
+def test_a_line_that_is_run_again_keeps_the_networks_of_the_first_run(shell: Shell) -> None:
+    settled = "state_set pods 10.9.0.0/16; state_set services 10.8.0.0/16; state_set nodeports 20000-22767"
+    told = 'recall_networks; echo "$POD_SUBNET $SERVICE_SUBNET $NODE_PORTS"'
+    kept, given = "10.9.0.0/16 10.8.0.0/16 20000-22767\n", "10.244.0.0/16 10.96.0.0/12 30000-32767\n"
+    settled += "; record cluster x"
+    assert shell.out(f"{settled}; ROLE=node; {told}") == kept
+    assert shell.out(f"{settled}; ROLE=master; {told}") == given, "nothing is settled before the cluster is made"
+    assert shell.out(f"{settled}; ROLE=master; state_set cluster 'done'; {told}") == kept
