@@ -4,7 +4,7 @@
 VERB=''
 OPT_ADDRESS='' OPT_INTERFACE='' OPT_NODE_NAME='' OPT_TOKEN='' OPT_CA_HASH='' OPT_IGNORE=''
 OPT_FIREWALL=open OPT_SWAP=off OPT_TIMEOUT=300 OPT_SINGLE_NODE='' OPT_YES='' OPT_KEEP_PACKAGES=''
-OPT_ROLE=master
+OPT_ROLE=master OPT_FORCE='' OPT_DELETE_EMPTYDIR=''
 
 usage() {
   cat >&2 <<END
@@ -124,7 +124,9 @@ parse() {
       --single-node) OPT_SINGLE_NODE=1 ;;
       --yes) OPT_YES=1 ;;
       --keep-packages) OPT_KEEP_PACKAGES=1 ;;
-      --single-node=* | --yes=* | --keep-packages=*) misuse "$name takes no value" ;;
+      --force) OPT_FORCE=1 ;;
+      --delete-emptydir-data) OPT_DELETE_EMPTYDIR=1 ;;
+      --single-node=* | --yes=* | --keep-packages=* | --force=* | --delete-emptydir-data=*) misuse "$name takes no value" ;;
       --*=*) set_option "$name" "${1#*=}" ;;
       -*)
         [ $# -gt 1 ] || misuse "$name needs a value"
