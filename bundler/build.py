@@ -14,7 +14,7 @@ from bundler import bundle, charts, closure, data, debrepo, extras, output, repo
 from bundler.archive import DamagedSource, Member, total_size
 from bundler.bundle import CarriedImage
 from bundler.delta import Base
-from bundler.errors import LockError, ManifestError
+from bundler.errors import LockError
 from bundler.fetch.http import Blob
 from bundler.fetch.images import image_content
 from bundler.fetch.pool import BlobJob, Job, blob_jobs, fetch_all, image_jobs
@@ -67,15 +67,7 @@ class Built:
 
 
 def require_complete(selection: Selection) -> None:
-    """Return if the locks pin all that the selection wants; LockError naming each entry otherwise.
-
-    ManifestError for a host whose packages can be locked, but not be made a repository of yet.
-    """
-    for name in selection.os_names:
-        if selection.release.hosts[name].format not in closure.PROVERS:
-            raise ManifestError(
-                f"host {name}: nobody can prove yet that such packages are complete", "Choose another host with --os."
-            )
+    """Return if the locks pin all that the selection wants; LockError naming each entry otherwise."""
     lacking = missing(
         selection.release, selection.addons, selection.locks, selection.os_names, selection.arches
     )

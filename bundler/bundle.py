@@ -11,12 +11,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from bundler import sbom
+from bundler import debrepo, repodata, sbom
 from bundler.archive import DamagedSource, Member
 from bundler.errors import ManifestError
 from bundler.fetch.images import ImageContent
 from bundler.manifest import ROLES, Addon
-from bundler.repodata import licences
 from bundler.selection import Selection
 from bundler.sign import sign, sigstore
 from bundler.store import Store
@@ -40,29 +39,30 @@ def members(
     selection: Selection,
     store: Store,
     images: Sequence[CarriedImage],
-    repodata: Mapping[str, Mapping[str, bytes]],
+    metadata: Mapping[str, Mapping[str, bytes]],
     installer: Mapping[str, Path],
     created: int,
 ) -> list[Member]:
     """Return every member but those of ``head``, sorted by path. All that is locked must lie in ``store``.
 
-    ``repodata`` is per host and path below its packages, ``installer`` maps member paths to files, ``created`` is in
+    ``metadata`` is per host and path below its packages, ``installer`` maps member paths to files, ``created`` is in
     seconds.
     """
     found = [
         *(_stored(store, path, file.sha256) for path, file in selection.files().items()),
         *_own_manifests(selection.addons),
-        *_packages(selection, store, repodata),
+        *_packages(selection, store, metadata),
         *_images(store, images),
         *(Member.of(path, source.read_bytes()) for path, source in installer.items()),
         Member.of("lists/images", _image_list(images)),
-        Member.of("sbom.cdx.json", sbom.build(selection, created, _licences(repodata))),
+        Member.of("sbom.cdx.json", sbom.build(selection, created, _licences(metadata))),
     ]
     return sorted(found, key=lambda member: member.path)
 
 
-def _licences(repodata: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
-    return {sha256: licence for files in repodata.values() for sha256, licence in licences(files).items()}
+def _licences(metadata: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
+    found = [licences(files) for files in metadata.values() for licences in (repodata.licences, debrepo.licences)]
+    return {sha256: licence for licences in found for sha256, licence in licences.items()}
 
 
 def head(contract: Mapping[str, Any], body: Sequence[Member], key: ec.EllipticCurvePrivateKey | None) -> list[Member]:
@@ -125,12 +125,12 @@ def _read_own(addon: Addon, name: str) -> bytes:
         raise ManifestError(f"add-on {addon.name}: {addon.directory / name}: {reason.strerror}") from reason
 
 
-def _packages(selection: Selection, store: Store, repodata: Mapping[str, Mapping[str, bytes]]) -> list[Member]:
+def _packages(selection: Selection, store: Store, metadata: Mapping[str, Mapping[str, bytes]]) -> list[Member]:
     found = []
     for name in selection.os_names:
         top = f"packages/{name}"
         found += [_stored(store, f"{top}/{p.filename}", p.sha256) for p in selection.packages(name)]
-        found += [Member.of(f"{top}/{file}", data) for file, data in repodata[name].items()]
+        found += [Member.of(f"{top}/{file}", data) for file, data in metadata[name].items()]
         for role in ROLES:
             lines = [f"{top}/{package.filename}\n" for package in selection.role(name, role)]
             found.append(Member.of(f"lists/{name}/{role}.packages", "".join(lines).encode()))

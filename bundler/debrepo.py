@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -42,6 +43,16 @@ def build(debs: Sequence[Deb], suite: str, stamp: int) -> dict[str, bytes]:
     lines = [f" {hashlib.sha256(data).hexdigest()} {len(data)} {name}\n" for name, data in files.items()]
     head = f"Suite: {suite}\nDate: {formatdate(stamp, usegmt=True)}\nSHA256:\n"
     return {**files, "Release": (head + "".join(lines)).encode()}
+
+
+def licences(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the licence of each package that names one in its control file, by sha256 (hex), out of ``Packages``."""
+    stanzas = files.get("Packages", b"").decode().split("\n\n")
+    found = {}
+    for fields in (dict(re.findall(r"^(License|SHA256): (.+)$", stanza, re.MULTILINE)) for stanza in stanzas):
+        if {"License", "SHA256"} <= set(fields):
+            found[fields["SHA256"]] = fields["License"].strip()
+    return found
 
 
 def _stanza(deb: Deb) -> str:

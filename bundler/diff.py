@@ -15,7 +15,7 @@ from bundler.progress import amount
 from bundler.verify import HINT, Bundle, open_bundle
 
 _RPM = re.compile(r"(?P<name>.+)-(?P<version>[^-]+-[^-]+)\.(?P<arch>[^.]+)\.rpm")
-_DEB = re.compile(r"(?P<name>[^_]+)_(?P<version>[^_]+)_(?P<arch>[^_.]+)\.deb")
+_DEB = re.compile(r"(?P<name>[^_]+)_(?P<version>[^_]+)_(?P<arch>[^_.]+)(_[0-9a-f]{64})?\.deb")
 _CHART = re.compile(r"(?P<name>.+?)-(?P<version>v?\d.*)\.tgz")
 
 

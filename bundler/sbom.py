@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -12,6 +13,7 @@ from urllib.parse import quote
 from bundler import __version__
 from bundler.locked import LockedFile, LockedImage, LockedPackage
 from bundler.selection import Selection
+from bundler.wanted import DEB_ARCHES
 
 _NAMESPACE = uuid.UUID("6f1d9ef6-6a5c-5b1e-9c53-0d7ab7b2f5a4")
 
@@ -75,8 +77,10 @@ def _rpm_purl(os_name: str, package: LockedPackage) -> str:
 
 
 def _deb_purl(os_name: str, package: LockedPackage) -> str:
-    arch = package.filename[: -len(".deb")].rsplit("_", 1)[-1]
-    return f"pkg:deb/{quote(package.name)}@{quote(package.evr, safe='')}?arch={arch}&distro={os_name}"
+    # Some repositories put the sha256 behind it
+    arch = re.search(rf"_({'|'.join(['all', *DEB_ARCHES.values()])})(_[0-9a-f]+)?\.deb$", package.filename)
+    purl = f"pkg:deb/{quote(package.name)}@{quote(package.evr, safe='')}?"
+    return purl + (f"arch={arch[1]}&" if arch else "") + f"distro={os_name}"
 
 
 def _image(image: LockedImage) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bundler.closure import PATH
+from bundler.closure import PATH, open_repository
 from bundler.closure.contents import Finished
 from bundler.closure.images import blob
-from bundler.closure.rpm import Repository
 from bundler.errors import IntegrityError, ResolveError
 from bundler.fetch.images import parse
 from bundler.verify import HINT, Bundle, open_bundle
@@ -58,9 +57,8 @@ def _packages(
 ) -> Iterator[Answer]:
     ways: dict[str, list[str]] = {}
     for os_name, host in closure["wanted"]["hosts"].items():
-        if host["format"] == "rpm":
-            for path, way in _ways(os_name, host, contract["hosts"][os_name], contents, name):
-                ways.setdefault(path, []).append(way)
+        for path, way in _ways(os_name, host, contract["hosts"][os_name], contents, name):
+            ways.setdefault(path, []).append(way)
     return (Answer("package", path, because) for path, because in sorted(ways.items()))
 
 
@@ -68,8 +66,8 @@ def _ways(
     os_name: str, host: Mapping[str, Any], place: Mapping[str, Any], contents: Finished, name: str
 ) -> Iterator[tuple[str, str]]:
     """Return each package of that name by its path, with the chain of requirements that leads to it in a role."""
-    for arch, given in sorted(host["given"].items()):
-        repository = Repository(contents, place["path"], arch, [*host["installed"], *(given or ())])
+    for arch in sorted(host["given"]):
+        repository = open_repository(contents, place["path"], host, arch)
         for role, specs in host["roles"].items():
             lines = contents.read(place["roles"][role]).decode().splitlines()
             listed = {line.rsplit("/", 1)[-1] for line in lines}
@@ -97,7 +95,7 @@ def _files(closure: Mapping[str, Any], bundle: Bundle, contents: Finished, name:
     wanted = closure["wanted"]
     told = {entry["path"]: entry["by"] for key in ("files", "manifests", "charts") for entry in wanted[key]}
     for path in sorted(bundle.entries):
-        if name not in (path, path.rsplit("/", 1)[-1]) or path.endswith(".rpm"):
+        if name not in (path, path.rsplit("/", 1)[-1]) or path.endswith((".rpm", ".deb")):
             continue
         if path.startswith(BLOBS):
             yield Answer("file", path, [f"image {ref}" for ref in _holders(path, bundle.contract, contents)])

@@ -7,13 +7,15 @@ go into the bundle as ``closure.json``, so that it can be read, and proven again
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bundler.archive import DamagedSource, Member
 from bundler.closure import images
 from bundler.closure.contents import Contents, Planned
-from bundler.closure.rpm import Repository
+from bundler.closure.deb import DebRepository
+from bundler.closure.repository import Repository
+from bundler.closure.rpm import RpmRepository
 from bundler.errors import IntegrityError, ResolveError
 from bundler.manifest import ROLES, Addon, Image
 from bundler.selection import Selection
@@ -121,12 +123,7 @@ def _roles(
     name: str, host: Mapping[str, Any], contract: Mapping[str, Any], contents: Contents, gaps: list[str]
 ) -> dict[str, Any]:
     try:
-        prover = PROVERS[host["format"]]
-    except KeyError:
-        gaps.append(f"{name}: nobody can prove packages of format {host['format']}")
-        return {}
-    try:
-        return prover(name, host, contract, contents, gaps)
+        return _prove_roles(name, host, contract, contents, gaps)
     except DamagedSource:
         raise
     except (IntegrityError, ResolveError) as reason:
@@ -134,7 +131,7 @@ def _roles(
         return {}
 
 
-def _rpm_roles(
+def _prove_roles(
     name: str, host: Mapping[str, Any], contract: Mapping[str, Any], contents: Contents, gaps: list[str]
 ) -> dict[str, Any]:
     """Prove each role of a host with libsolv; returns how many packages it is, and what of it is spare or assumed."""
@@ -143,9 +140,9 @@ def _rpm_roles(
     proven: dict[str, Any] = {role: {"packages": 0, "spare": [], "assumed": []} for role in host["roles"]}
     installed: dict[str, set[str]] = {role: set() for role in host["roles"]}
     for arch, given in sorted(host["given"].items()):
-        repository = Repository(contents, place["path"], arch, [*host["installed"], *(given or ())])
+        repository = open_repository(contents, place["path"], host, arch)
         gaps += [
-            f"{place['path']}/{file}: listed by its repodata, not in the bundle with that digest"
+            f"{place['path']}/{file}: listed by its metadata, not in the bundle with that digest"
             for file, sha256 in repository.digests().items()
             if digests.get(f"{place['path']}/{file}") != sha256
         ]
@@ -170,8 +167,20 @@ def _listed(contents: Contents, place: Mapping[str, Any], role: str) -> set[str]
     return {line[len(place["path"]) + 1 :] for line in lines}
 
 
-Prover = Callable[[str, Mapping[str, Any], Mapping[str, Any], Contents, list[str]], dict[str, Any]]
-PROVERS: Mapping[str, Prover] = {"rpm": _rpm_roles}
+REPOSITORIES: Mapping[str, Callable[[Contents, str, str, Iterable[str]], Repository]] = {
+    "rpm": RpmRepository, "deb": DebRepository,
+}  # fmt: skip
+
+
+def open_repository(contents: Contents, path: str, host: Mapping[str, Any], arch: str) -> Repository:
+    """Return the packages at ``path`` for one architecture, on the minimal host that closure.json's ``host`` declares.
+
+    ResolveError where nobody can read such a repository, or its metadata are missing; IntegrityError for damaged ones.
+    """
+    if host["format"] not in REPOSITORIES:
+        raise ResolveError(f"{path}: nobody can prove packages of format {host['format']}")
+    given = host["given"][arch] or ()
+    return REPOSITORIES[host["format"]](contents, path, arch, [*host["installed"], *given])
 
 
 # What is wanted

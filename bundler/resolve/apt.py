@@ -49,10 +49,31 @@ def read_index(repo: Repo, arch: str, client: Reader) -> Index:
     FetchError where an upstream fails, ResolveError where it is no apt repository or has nothing for ``arch``,
     IntegrityError where a signature or a checksum is wrong.
     """
-    flat = repo.suite.endswith("/")
-    top = f"{repo.baseurl}/{repo.suite.strip('/.')}".rstrip("/") if flat else f"{repo.baseurl}/dists/{repo.suite}"
-    source, text = _release(repo, top, client)
-    sums = dict(_sums(text))
+    source, text = _release(repo, _top(repo), client)
+    return _index(repo, arch, client, source, text)
+
+
+def read_unsigned(repo: Repo, arch: str, client: Reader) -> Index:
+    """Return the packages of a flat repository whose Release is vouched for elsewhere, as ``read_index`` does.
+
+    ResolveError and IntegrityError also for a file that Release lists and that is not there, or another.
+    """
+    source = f"{_top(repo)}/Release"
+    text = client.read(source).decode("utf-8", "replace")
+    for name, (digest, size) in _sums(text):
+        _checked(f"{_top(repo)}/{name}", source, digest, size, client)
+    return _index(repo, arch, client, source, text)
+
+
+def _top(repo: Repo) -> str:
+    """Return the URL of the directory that Release is in."""
+    if repo.suite.endswith("/"):
+        return f"{repo.baseurl}/{repo.suite.strip('/.')}".rstrip("/")
+    return f"{repo.baseurl}/dists/{repo.suite}"
+
+
+def _index(repo: Repo, arch: str, client: Reader, source: str, text: str) -> Index:
+    top, flat, sums = _top(repo), repo.suite.endswith("/"), dict(_sums(text))
     if not sums:
         raise ResolveError(f"{source}: lists no SHA256 of any file", "A repository with SHA256 is needed.")
     bases = [""] if flat else [f"{part}/binary-{name}/" for part in repo.components for name in (arch, "all")]
@@ -130,11 +151,15 @@ def _packages(
             raise ResolveError(f"{source}: lists no {path}", "Check suite and components, and the architecture.")
         return iter(())
     url = f"{top}/{path}{suffix}"
-    data = client.read(url)
-    digest, size = sums[f"{path}{suffix}"]
-    if (hashlib.sha256(data).hexdigest(), len(data)) != (digest, size):
-        raise IntegrityError(f"{url}: is not what {source} says ({size} bytes, sha256 {digest})", _MIRROR)
+    data = _checked(url, source, *sums[f"{path}{suffix}"], client)
     try:
         return parse_stanzas(_UNPACK[suffix](data).decode("utf-8", "replace"))
     except (OSError, EOFError, lzma.LZMAError) as reason:
         raise ResolveError(f"{url}: cannot be unpacked: {reason}") from reason
+
+
+def _checked(url: str, source: str, digest: str, size: int, client: Reader) -> bytes:
+    data = client.read(url)
+    if (hashlib.sha256(data).hexdigest(), len(data)) != (digest, size):
+        raise IntegrityError(f"{url}: is not what {source} says ({size} bytes, sha256 {digest})", _MIRROR)
+    return data

@@ -21,7 +21,7 @@ from bundler.manifest import Host
 from bundler.resolve.apt import Index, Stanza, read_index
 from bundler.resolve.debver import Ranks
 from bundler.resolve.repomd import Reader
-from bundler.resolve.solver import OPERATORS, Solver, arch_lock
+from bundler.resolve.solver import OPERATORS, Solver
 
 _ALTERNATIVE = re.compile(
     r"\s*([A-Za-z0-9][A-Za-z0-9+.-]*)(?::([a-z0-9-]+))?\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^\s)]+)\s*\))?\s*(?:\[.*)?"
@@ -42,17 +42,8 @@ def resolve_arch(
     warn: Callable[[str], object] = str,
 ) -> ArchLock:
     """Return the packages of every role of ``host`` for a Go architecture, as ``bundler.resolve.rpm`` does for RPMs."""
-    name = host.arch(arch)
-    indexes = [read_index(repo.for_arch(arch), name, client) for repo in host.repos]
-    solver = DebSolver(indexes, name, host.installed, keep)
-    for index in indexes:
-        if index.until is not None and index.until < time.time():
-            ended = time.strftime("%Y-%m-%d", time.gmtime(index.until))
-            solver.warnings.append(f"{index.source} ended on {ended}: the mirror is out of date, or an archive")
-    roles = solver.roles(host.name, host.roles)
-    for text in dict.fromkeys(solver.warnings):
-        warn(f"{host.name} {name}: {text}")
-    return arch_lock(host.name, name, roles, solver.given)
+    indexes = [read_index(repo.for_arch(arch), host.arch(arch), client) for repo in host.repos]
+    return DebSolver(indexes, host.arch(arch), host.installed, keep).lock(host, warn)
 
 
 def parse_relations(text: str) -> Iterator[list[Alternative]]:
@@ -85,6 +76,9 @@ class DebSolver(Solver):
                 if (stanza["Package"], stanza["Version"]) not in seen:
                     seen.add((stanza["Package"], stanza["Version"]))
                     self._add(repo, stanza)
+            if index.until is not None and index.until < time.time():
+                ended = time.strftime("%Y-%m-%d", time.gmtime(index.until))
+                self.warnings.append(f"{index.source} ended on {ended}: the mirror is out of date, or an archive")
         self.add_host()
         self.prepare()
 
@@ -94,8 +88,21 @@ class DebSolver(Solver):
 
     def capability(self, dep: Any) -> str:
         """Return a dependency, or libsolv's account of one, in Debian's words."""
-        text = re.sub(rf"\(?(\S+) \| {_VIRTUAL}\1\)?", r"\1", str(dep))
-        return self.ranks.text(text.replace(_VIRTUAL, "")).replace(".noarch", "")
+        text = re.sub(rf" or {_VIRTUAL}[^\s)]+", "", str(dep))
+        text = re.sub(r"\(([^\s()]+( [<=>]+ [^\s()]+)?)\)", r"\1", text).replace(" or ", " | ")
+        return self.ranks.text(text).replace(".noarch", "")
+
+    def taken(self, dep: Any, provider: Any) -> str:
+        """Return the first alternative of ``dep`` that ``provider`` stands for."""
+        for text in str(dep).replace("(", "").replace(")", "").split(" or "):
+            name, _, relation = text.partition(" ")
+            operator, _, rank = relation.partition(" ")
+            found = self.pool.Dep(name)
+            if relation:
+                found = found.Rel(OPERATORS[operator], self.pool.Dep(rank))
+            if any(one.id == provider.id for one in self.pool.whatprovides(found)):
+                return self.ranks.text(text).removeprefix(_VIRTUAL)
+        return super().taken(dep, provider)
 
     def digest(self, solvable: Any) -> str:
         """Return the sha256 of the deb, or an empty text."""

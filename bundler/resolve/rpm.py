@@ -16,7 +16,7 @@ from bundler.locked import ArchLock, LockedMetadata, LockedPackage
 from bundler.manifest import Host
 from bundler.resolve.modules import Modules
 from bundler.resolve.repomd import Metadata, Reader
-from bundler.resolve.solver import OPERATORS, Solver, arch_lock
+from bundler.resolve.solver import OPERATORS, Solver
 
 __all__ = ["OPERATORS", "RpmSolver", "compare_evr", "resolve_arch"]
 
@@ -33,17 +33,12 @@ def resolve_arch(
 ) -> ArchLock:
     """Return the packages of every role of ``host`` for a Go architecture, from its repositories as they are now.
 
-    Packages whose sha256 is in ``keep`` are taken again wherever they still fit. ResolveError carries libsolv's own
-    account of why a role cannot be installed; FetchError and IntegrityError as in ``repomd``.
+    Packages whose sha256 is in ``keep`` are taken again wherever they still fit. ResolveError as of ``Solver.lock``;
+    FetchError and IntegrityError as in ``repomd``.
     """
     with tempfile.TemporaryDirectory(prefix="bundler-") as directory:
         metadata = [Metadata(repo.for_arch(arch), client, Path(directory)) for repo in host.repos]
-        solver = RpmSolver(metadata, host.arch(arch), host.installed, host.modules, keep)
-        roles = solver.roles(host.name, host.roles)
-        carried = {package.sha256 for packages in roles.values() for package in packages}
-        for text in dict.fromkeys(solver.warnings):
-            warn(f"{host.name} {solver.arch}: {text}")
-        return arch_lock(host.name, solver.arch, roles, solver.given, solver.module_metadata(carried))
+        return RpmSolver(metadata, host.arch(arch), host.installed, host.modules, keep).lock(host, warn)
 
 
 def compare_evr(one: str, other: str) -> int:

@@ -6,7 +6,7 @@ Only plain data leaves a pool: a solvable that outlives its pool crashes Python.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -15,6 +15,7 @@ import solv
 from bundler.complete import satisfies
 from bundler.errors import ResolveError
 from bundler.locked import ArchLock, LockedMetadata, LockedPackage
+from bundler.wanted import Host
 
 OPERATORS = {"<": solv.REL_LT, "<=": solv.REL_LT | solv.REL_EQ, "=": solv.REL_EQ}
 OPERATORS |= {">=": solv.REL_GT | solv.REL_EQ, ">": solv.REL_GT}
@@ -56,6 +57,11 @@ class Solver:
         """Return the sha256 of its file, or an empty text."""
         raise NotImplementedError
 
+    def taken(self, dep: Any, provider: Any) -> str:
+        """Return a capability that stands for what ``dep`` takes from ``provider`` (solvable) of the host."""
+        plain = not str(dep).startswith("(") and " | " not in str(dep)
+        return self.capability(dep) if plain else f"{provider.name} = {self.version(provider)}"
+
     def provides(self, capability: str) -> list[Any]:
         """Return the dependencies that one declared capability (``NAME`` or ``NAME OP EVR``) gives the host."""
         name, _, relation = capability.partition(" ")
@@ -80,6 +86,22 @@ class Solver:
 
     def inspect(self, carried: Sequence[Any]) -> None:
         """Add to ``warnings`` what somebody should look at in a role's closure."""
+
+    def module_metadata(self, carried: Collection[str]) -> list[LockedMetadata]:
+        """Return the modules.yaml of each repository that a modular package among ``carried`` (sha256) comes from."""
+        del carried
+        return []
+
+    def lock(self, host: Host, warn: Callable[[str], object]) -> ArchLock:
+        """Return the packages of every role of ``host``, and tell what somebody should look at.
+
+        ResolveError carries libsolv's own account of why a role cannot be installed.
+        """
+        roles = self.roles(host.name, host.roles)
+        carried = {package.sha256 for packages in roles.values() for package in packages}
+        for text in dict.fromkeys(self.warnings):
+            warn(f"{host.name} {self.arch}: {text}")
+        return arch_lock(host.name, self.arch, roles, self.given, self.module_metadata(carried))
 
     def prepare(self) -> None:
         """Index the pool, without what is excluded."""
@@ -125,10 +147,7 @@ class Solver:
         for dep in (dep for s in carried for dep in s.lookup_deparray(solv.SOLVABLE_REQUIRES)):
             providers = self.pool.whatprovides(dep)
             if not any(provider.id in enough for provider in providers):
-                for provider in (provider for provider in providers if provider.id in given):
-                    plain = not str(dep).startswith("(") and " | " not in str(dep)
-                    exact = f"{provider.name} = {self.version(provider)}"
-                    self.given.add(self.capability(dep) if plain else exact)
+                self.given.update(self.taken(dep, provider) for provider in providers if provider.id in given)
 
     def _candidates(self, host: str, spec: str) -> list[Any]:
         near = [s for name, group in self.by_name.items() if spec.startswith(name) for s in group]

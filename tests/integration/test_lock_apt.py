@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import functools
-import gzip
-import hashlib
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from email.utils import formatdate
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -21,6 +17,8 @@ from bundler.fetch.mirrors import Mirrors
 from bundler.locked import ArchLock
 from bundler.manifest import Host, Repo
 from bundler.resolve.deb import resolve_arch
+from tests.integration.upstream import debs
+from tests.integration.upstream.debs import run
 
 # name_version[_arch], then its other fields
 DEBS = {
@@ -62,25 +60,6 @@ ROLES = [
 ]
 
 
-def run(*command: str | Path, code: int = 0, **options: object) -> str:
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL, check=False,
-        **options,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout
-    return done.stdout
-
-
-def make_deb(folder: Path, work: Path, name: str, fields: list[str]) -> None:
-    package, version, *arch = name.split("_")
-    root = work / name
-    (root / "DEBIAN").mkdir(parents=True)
-    lines = [f"Package: {package}", f"Version: {version}", f"Architecture: {arch[0] if arch else 'amd64'}"]
-    lines += ["Maintainer: Nobody <nobody@example.org>", "Description: x", *fields]
-    (root / "DEBIAN/control").write_text("\n".join([*lines, ""]))
-    run("dpkg-deb", "--build", "-Znone", root, folder / f"{name.replace(':', '%3a')}.deb")
-
-
 class Site:
     """A signed repository with a suite and a flat one, served on loopback."""
 
@@ -89,23 +68,7 @@ class Site:
 
     def release(self, folder: str, base: str = "") -> None:
         """Write Packages, Release, InRelease and Release.gpg of a folder for the debs in pool/."""
-        top = self.root / folder
-        (top / base).mkdir(parents=True, exist_ok=True)
-        text = run("dpkg-scanpackages", "-m", "pool", cwd=self.root).partition("dpkg-scanpackages: ")[0]
-        (top / base / "Packages").write_text(text)
-        (top / base / "Packages.gz").write_bytes(gzip.compress(text.encode()))
-        sums = [
-            f" {hashlib.sha256(path.read_bytes()).hexdigest()} {path.stat().st_size} {path.relative_to(top)}"
-            for path in sorted((top / base).glob("Packages*"))
-        ]
-        lines = ["Suite: stable", "Codename: stable", "Components: main", "Architectures: amd64"]
-        (top / "Release").write_text("\n".join([*lines, f"Date: {formatdate(0, usegmt=True)}", "SHA256:", *sums, ""]))
-        self.sign(top)
-
-    def sign(self, top: Path, user: str = "repo@example.org") -> None:
-        for option, name in (("--clearsign", "InRelease"), ("--detach-sign", "Release.gpg")):
-            run("gpg", "--homedir", self.root.parent / "gnupg", "--batch", "--yes", "--local-user", user,
-                "--output", top / name, option, top / "Release")  # fmt: skip
+        debs.publish(self.root, self.root.parent / "gnupg", "repo@example.org", folder, base)
 
     def repo(self, **changes: object) -> Repo:
         repo = Repo("main", self.url, (f"{self.url}/key.asc",), True, False, "stable", ("main",))
@@ -132,14 +95,13 @@ class _Quiet(SimpleHTTPRequestHandler):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     top = tmp_path_factory.mktemp("apt")
     (top / "www/pool").mkdir(parents=True)
-    (top / "gnupg").mkdir(mode=0o700)
     for user in ("repo@example.org", "other@example.org"):
-        run("gpg", "--homedir", top / "gnupg", "--batch", "--passphrase", "", "--quick-generate-key", user, "ed25519")
-    run("gpg", "--homedir", top / "gnupg", "--armor", "--output", top / "www/key.asc", "--export", "repo@example.org")
-    run("gpg", "--homedir", top / "gnupg", "--output", top / "www/key.gpg", "--export", "repo@example.org")
-    run("gpg", "--homedir", top / "gnupg", "--output", top / "www/other.gpg", "--export", "other@example.org")
+        debs.make_key(top / "gnupg", user)
+    debs.export(top / "gnupg", "repo@example.org", top / "www/key.asc", "--armor")
+    debs.export(top / "gnupg", "repo@example.org", top / "www/key.gpg")
+    debs.export(top / "gnupg", "other@example.org", top / "www/other.gpg")
     for name, fields in DEBS.items():
-        make_deb(top / "www/pool", top / "work", name, fields)
+        debs.build(top / "www/pool", top / "work", name, fields)
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(top / "www")))
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -250,7 +212,7 @@ class TestTrust:
         top = site.root / "dists/ended"
         text = (top / "Release").read_text()
         (top / "Release").write_text(f"Valid-Until: Sat, 01 Feb 2020 00:00:00 UTC\n{text}")
-        site.sign(top)
+        debs.sign(top, site.root.parent / "gnupg", "repo@example.org")
         assert site.resolve(["tool"], site.repo(suite="ended")).packages
         (line,) = site.told
         assert line.startswith(f"bookworm amd64: {site.url}/dists/ended/InRelease ended on 2020-02-01: the mirror")

@@ -9,7 +9,6 @@ import pytest
 
 from bundler import bundle, sbom
 from bundler.archive import DamagedSource
-from bundler.build import require_complete
 from bundler.bundle import CarriedImage
 from bundler.errors import LockError, ManifestError
 from bundler.fetch.images import image_content
@@ -79,15 +78,6 @@ def carried(selection: Selection, store: Store) -> list[CarriedImage]:
 def test_a_role_is_its_closure_and_no_more(selection: Selection) -> None:
     assert [p.filename for p in selection.role("el7", "node")] == ["common-1-0.noarch.rpm"]
     assert [p.filename for p in selection.packages("el7")] == ["a-1-0.x86_64.rpm", "common-1-0.noarch.rpm"]
-
-
-def test_host_that_cannot_be_built_yet_is_refused(selection: Selection) -> None:
-    require_complete(selection)
-    host = selection.release.hosts["el7"]
-    hosts = {"el7": Host(**{**vars(host), "format": "deb"})}
-    release = Release(**{**vars(selection.release), "hosts": hosts})
-    with pytest.raises(ManifestError, match="host el7: nobody can prove yet"):
-        require_complete(Selection(release, (), ("el7",), ("amd64",), selection.locks))
 
 
 def test_architectures_share_what_has_none(selection: Selection) -> None:

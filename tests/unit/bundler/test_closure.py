@@ -9,7 +9,7 @@ from bundler import closure
 from bundler.archive import Member
 from bundler.closure.contents import Planned
 from bundler.closure.images import Carried, Wish, kubeadm_gaps
-from bundler.closure.rpm import Repository
+from bundler.closure.rpm import RpmRepository
 from bundler.fetch.registry import Reference
 from bundler.manifest import Host, Repo
 from bundler.resolve.rpm import resolve_arch
@@ -18,11 +18,11 @@ from tests.unit.bundler.resolve.yumrepo import FolderReader, Pkg, make_repo
 NODE_SCRIPTS = Path(__file__).parents[3] / "installer/node"
 
 
-def repository(tmp_path: Path, *packages: Pkg, host: tuple[str, ...] = ()) -> Repository:
+def repository(tmp_path: Path, *packages: Pkg, host: tuple[str, ...] = ()) -> RpmRepository:
     make_repo(tmp_path / "p", list(packages))
     found = [Member.of(path.relative_to(tmp_path).as_posix(), path.read_bytes())
              for path in tmp_path.rglob("*") if path.is_file()]
-    return Repository(Planned(found), "p", "x86_64", host)
+    return RpmRepository(Planned(found), "p", "x86_64", host)
 
 
 def files(*names: str) -> set[str]:
