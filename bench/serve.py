@@ -176,11 +176,14 @@ def ready(bench: Bench) -> Rows:
 
 
 def verify(bench: Bench) -> Rows:
-    """Verification of a bundle, beside `sha256sum -c` in the unpacked tree."""
+    """Verification of a bundle, beside `sha256sum -c` in the unpacked tree; both in memory, so that no disk is
+    measured. The fastest run counts: ours takes every core, and whatever else runs on them would count as its own."""
     bundle, tree = _big(bench), bench.folder / "big"
     ours = [sys.executable, "-m", "installer", "verify", str(bundle)]
+    _time(["cat", str(bundle), *map(str, sorted(tree.glob("files/*")))], tree)
     found = rounds(
-        max(1, bench.rounds // 2),
+        bench.rounds,
+        min,
         ours=lambda: _time(ours, PROJECT),
         sums=lambda: _time(["sha256sum", "--quiet", "-c", "SHA256SUMS"], tree),
     )
@@ -199,7 +202,7 @@ def _transfer(bench: Bench, name: str, path: str, connections: int, transfers: i
 
 def _time(command: list[str], cwd: Path) -> float:
     begun = time.perf_counter()
-    subprocess.run(command, cwd=cwd, check=True, capture_output=True)
+    subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begun
 
 
