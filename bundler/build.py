@@ -23,6 +23,7 @@ from bundler.lock import missing
 from bundler.locked import LockedFile, LockedMetadata, LockedPackage, file_name
 from bundler.output import WHOLE, Shape
 from bundler.progress import Progress
+from bundler.reposign import Signer
 from bundler.selection import Selection
 from bundler.store import Store
 
@@ -43,7 +44,8 @@ class Workshop:
 class Order:
     """What a build makes: of which installer files (by member path), stamped when, signed by whom, written where.
 
-    With a ``base``, only what that bundle lacks; ``shape`` is how it lies on the disk.
+    With a ``base``, only what that bundle lacks; ``shape`` is how it lies on the disk; ``repo_signer`` signs the
+    metadata of packages.
     """
 
     selection: Selection
@@ -53,6 +55,7 @@ class Order:
     output: Path
     base: Base | None = None
     shape: Shape = WHOLE
+    repo_signer: Signer | None = None
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,12 @@ def build(order: Order, workshop: Workshop) -> Built:
     return _healing(workshop, lambda: _build(order, workshop))
 
 
-def compose(selection: Selection, created: int, workshop: Workshop) -> list[Member]:
-    """Return what the unsigned bundle consists of, after fetching what is missing. The same errors as ``build``."""
+def compose(selection: Selection, created: int, workshop: Workshop, signer: Signer | None) -> list[Member]:
+    """Return what the bundle without ``SHA256SUMS.*`` consists of. The same errors as ``build``."""
     installer = data.installer_files()
 
     def composed() -> list[Member]:
-        head, body = _compose(Order(selection, installer, created, None, Path()), workshop)
+        head, body = _compose(Order(selection, installer, created, None, Path(), repo_signer=signer), workshop)
         return [*head, *body]
 
     return _healing(workshop, composed)
@@ -129,13 +132,15 @@ def _compose(order: Order, workshop: Workshop) -> tuple[list[Member], list[Membe
     selection = order.selection
     _fetch(selection, workshop)
     images = _images(selection, workshop.store)
-    metadata = {name: _metadata(selection, name, order.created, workshop.store) for name in selection.os_names}
+    metadata = {name: _repository(order, name, workshop.store) for name in selection.os_names}
+    repo_keys = {name: f"packages/{name}/{file}" for name, files in metadata.items() for file in files
+                 if file.startswith("keys/")}
     body = bundle.members(selection, workshop.store, images, metadata, order.installer, order.created)
     body += _chart_index(selection, workshop.store, order.created)
     body.sort(key=lambda member: member.path)
-    body.append(closure.member(selection, bundle.contract(selection, images, body, order.created), body))
+    body.append(closure.member(selection, bundle.contract(selection, images, body, order.created, repo_keys), body))
     body.sort(key=lambda member: member.path)
-    contract = bundle.contract(selection, images, body, order.created)
+    contract = bundle.contract(selection, images, body, order.created, repo_keys)
     return bundle.head(contract, body, order.key), body
 
 
@@ -187,6 +192,15 @@ def _images(selection: Selection, store: Store) -> list[CarriedImage]:
 def _chart_index(selection: Selection, store: Store, created: int) -> list[Member]:
     packed = {item.name: store.read(item.sha256) for item in selection.extras.items if item.kind == "chart"}
     return [Member.of("charts/index.yaml", charts.index(packed, created))] if packed else []
+
+
+def _repository(order: Order, name: str, store: Store) -> dict[str, bytes]:
+    """Return what makes a host's packages a repository, signed if somebody signs, by path below theirs."""
+    files = _metadata(order.selection, name, order.created, store)
+    if not order.repo_signer:
+        return files
+    kind = order.selection.release.hosts[name].format
+    return {**files, **order.repo_signer.sign(name, kind, files, order.created)}
 
 
 def _metadata(selection: Selection, name: str, created: int, store: Store) -> dict[str, bytes]:

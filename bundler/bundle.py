@@ -87,16 +87,17 @@ def contract_bytes(contract: Mapping[str, Any]) -> bytes:
 
 
 def contract(
-    selection: Selection, images: Sequence[CarriedImage], body: Sequence[Member], created: int
+    selection: Selection, images: Sequence[CarriedImage], body: Sequence[Member], created: int,
+    repo_keys: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return the contents of ``bundle.json``."""
+    """Return the contents of ``bundle.json``; ``repo_keys`` is by host the path of the key that signs its metadata."""
     return {
         "schema": SCHEMA,
         "release": selection.release.release,
         "kubernetes": selection.release.kubernetes,
         "created": created,
         "arches": list(selection.arches),
-        "hosts": {name: _host(selection, name) for name in selection.os_names},
+        "hosts": {name: _host(selection, name, repo_keys.get(name)) for name in selection.os_names},
         "images": [_image(image) for image in images],
         "addons": [_addon(addon) for addon in selection.addons],
         "node": _node(selection, images, {member.path: member for member in body}),
@@ -163,12 +164,14 @@ def _image_list(images: Sequence[CarriedImage]) -> bytes:
     return "".join(f"{i.content.digest} {i.content.ref} {','.join(i.roles)}\n" for i in images).encode()
 
 
-def _host(selection: Selection, name: str) -> dict[str, Any]:
+def _host(selection: Selection, name: str, repo_key: str | None) -> dict[str, Any]:
+    own = [repo_key] if repo_key else []
     return {
         "format": selection.release.hosts[name].format,
         "path": f"packages/{name}",
-        "keys": sorted(selection.keys(name)),
+        "keys": sorted([*selection.keys(name), *own]),
         "roles": {role: f"lists/{name}/{role}.packages" for role in ROLES},
+        **({"repo_key": repo_key} if repo_key else {}),
     }
 
 

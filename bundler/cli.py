@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from bundler.options import (
 from bundler.output import Shape
 from bundler.progress import Progress, amount
 from bundler.rebuild import rebuild
+from bundler.reposign import keygen as repo_keygen
+from bundler.reposign import open_key
 from bundler.resolve import resolve
 from bundler.selection import Selection
 from bundler.sign import keygen, load_private
@@ -151,12 +154,14 @@ def _lock_target(lock_dir: Path | None) -> Path:
 @fetching
 @click.option("-o", "--output", type=ANY_PATH, help="Default kubecarry-VERSION-OS-ARCH.tar.")
 @click.option("--key", type=FILE, help="Private key (PEM) to sign with: see keygen.")
+@click.option("--repo-key", metavar="FILE|ID", help="OpenPGP key (by gpg) to sign repositories with: keygen --repo.")
 @click.option("--since", type=FILE, metavar="OLD", help="Write only what OLD lacks: a bundle, or `have` of one.")
 @click.option("--split", callback=size, metavar="SIZE", help="Cut into parts: 4G (FAT32), 700M, ….")
 @click.option("--run", is_flag=True, help="Write a file that checks and serves itself.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be fetched.")
 def build_command(
-    output: Path | None, key: Path | None, since: Path | None, split: int, run: bool, dry_run: bool, **options: Any
+    output: Path | None, key: Path | None, repo_key: str | None, since: Path | None, split: int, run: bool,
+    dry_run: bool, **options: Any,
 ) -> None:
     """Write the bundle that the locks pin."""
     if run and (split or since):
@@ -164,16 +169,17 @@ def build_command(
     asked, selection = requests(options), select(**_split(options))
     extras.require(selection.extras, asked)
     require_complete(selection)
-    order = Order(
-        selection=selection,
-        installer=data.installer_files(),
-        created=created(selection.release),
-        key=load_private(key) if key else None,
-        output=output or Path(_name(selection) + (".run" if run else ".delta.tar" if since else ".tar")),
-        base=read_base(since) if since else None,
-        shape=Shape(split, run),
-    )
-    with Fetching(**options).open() as workshop:
+    with open_key(repo_key) if repo_key else nullcontext() as signer, Fetching(**options).open() as workshop:
+        order = Order(
+            selection=selection,
+            installer=data.installer_files(),
+            created=created(selection.release),
+            key=load_private(key) if key else None,
+            output=output or Path(_name(selection) + (".run" if run else ".delta.tar" if since else ".tar")),
+            base=read_base(since) if since else None,
+            shape=Shape(split, run),
+            repo_signer=signer,
+        )
         if dry_run:
             _print_plan(plan(selection, workshop))
             return
@@ -286,11 +292,12 @@ def why_command(name: str, bundle: Path, as_json: bool) -> None:
 @main.command("keygen")
 @click.argument("directory", type=ANY_PATH, required=False)
 @click.option("--out", type=ANY_PATH, help="The same as DIRECTORY.")
-def keygen_command(directory: Path | None, out: Path | None) -> None:
-    """Make a pair of keys in DIRECTORY to sign bundles with."""
+@click.option("--repo", is_flag=True, help="An OpenPGP key for `build --repo-key` instead, made by gpg.")
+def keygen_command(directory: Path | None, out: Path | None, repo: bool) -> None:
+    """Make a pair of keys in DIRECTORY to sign bundles with, or the repositories in them."""
     if (directory is None) == (out is None):
         raise click.UsageError("Give one directory: bundler keygen DIRECTORY")
-    private, public = keygen(directory or out or Path())
+    private, public = (repo_keygen if repo else keygen)(directory or out or Path())
     _say(f"Keep {private} secret; carry {public} to the other side by another way than the bundle.")
     click.echo(f"{private}\n{public}")
 

@@ -10,6 +10,7 @@ from bundler.build import Workshop, compose, require_complete
 from bundler.bundle import CONTRACT, SIGNATURE, SIGSTORE, SUMS
 from bundler.errors import IntegrityError
 from bundler.options import select
+from bundler.reposign import Carried
 from bundler.verify import HINT, Bundle, open_bundle
 
 _HINT = "Was it built from other locks or manifests, or by another version of the bundler?"
@@ -18,7 +19,8 @@ _HINT = "Was it built from other locks or manifests, or by another version of th
 def rebuild(path: Path, manifests: Path | None, lock_dir: Path | None, workshop: Workshop) -> int:
     """Compose the bundle at ``path`` from the locks and compare; returns how many members are the same.
 
-    The contents of the bundle must have been verified. Signatures are left out: they need a key. IntegrityError names
+    The contents of the bundle must have been verified. Signatures of SHA256SUMS are left out: they need a key.
+    Those of repositories are taken from the bundle, if they are good and over what the locks give. IntegrityError names
     the first member that differs; all errors of a build may come.
     """
     with open_bundle(path) as bundle:
@@ -32,7 +34,7 @@ def rebuild(path: Path, manifests: Path | None, lock_dir: Path | None, workshop:
         except (KeyError, TypeError, AttributeError) as reason:
             raise IntegrityError(f"{path}: {CONTRACT} is malformed: {reason}", HINT) from reason
         require_complete(selection)
-        return _compare(path, bundle, compose(selection, created, workshop))
+        return _compare(path, bundle, compose(selection, created, workshop, Carried(bundle)))
 
 
 def _compare(path: Path, bundle: Bundle, members: Sequence[Member]) -> int:

@@ -24,7 +24,6 @@ def keygen(directory: Path) -> tuple[Path, Path]:
 
     Returns both paths. HostError if either exists already or cannot be written.
     """
-    private, public = directory / PRIVATE, directory / PUBLIC
     key = ec.generate_private_key(ec.SECP256R1())
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -32,12 +31,18 @@ def keygen(directory: Path) -> tuple[Path, Path]:
     open_half = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+    return create_pair(directory, (PRIVATE, secret), (PUBLIC, open_half))
+
+
+def create_pair(directory: Path, secret: tuple[str, bytes], open_half: tuple[str, bytes]) -> tuple[Path, Path]:
+    """Write both halves of a key, each a name and its contents, the secret one with mode 0600. As ``keygen``."""
+    private, public = directory / secret[0], directory / open_half[0]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if public.exists():
             raise FileExistsError(17, "exists already", str(public))
-        _create(private, secret, 0o600)
-        _create(public, open_half, 0o644)
+        _create(private, secret[1], 0o600)
+        _create(public, open_half[1], 0o644)
     except FileExistsError as reason:
         raise HostError(f"{reason.filename}: exists already, not overwritten", "Give another directory.") from reason
     except OSError as reason:

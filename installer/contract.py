@@ -34,13 +34,17 @@ class Image(NamedTuple):
 
 
 class Host(NamedTuple):
-    """Packages for one operating system: repository path, key paths, role -> list of packages."""
+    """Packages for one operating system: repository path, key paths, role -> list of packages.
+
+    `repo_key` is the one of `keys` that signs the repository's metadata; empty where nobody does.
+    """
 
     name: str
     format: str
     path: str
     keys: List[str]
     roles: Dict[str, str]
+    repo_key: str = ""
 
 
 class Addon(NamedTuple):
@@ -126,7 +130,11 @@ def parse(data: Union[bytes, str]) -> Contract:
 
 def _host(name: str, value: Any) -> Host:
     item = _Reader(value, "hosts.{}".format(name))
-    return Host(name, item.get("format", str), item.get("path", str), item.strings("keys"), item.mapping("roles"))
+    signer = item.get("repo_key", str) if "repo_key" in item.value else ""
+    if signer and signer not in item.strings("keys"):
+        raise item.error("has a repo_key that is not among its keys")
+    return Host(name, item.get("format", str), item.get("path", str), item.strings("keys"), item.mapping("roles"),
+                signer)
 
 
 def _image(item: _Reader) -> Image:

@@ -36,30 +36,31 @@ class Repos:
         if not host.keys:
             return ["# The bundle carries no key for these packages: they are not checked.", *lines, "gpgcheck=0"]
         lines += ["gpgcheck=1", "gpgkey=" + " ".join("{}/{}".format(server, key) for key in host.keys)]
-        if host.path + "/repodata/repomd.xml.asc" in self._bundle.members:
+        if self._signed(host, "repodata/repomd.xml.asc"):
             lines.append("repo_gpgcheck=1")
         return lines
 
     def _sources(self, host: Host, server: str) -> List[str]:
         """For /etc/apt/sources.list.d, with the keys inside; apt 2.4 and later."""
         lines = [*_apt_note(server), "Types: deb", "URIs: {}/{}/".format(server, host.path), "Suites: ./"]
-        if not self._signed(host):
+        if not self._signed(host, "InRelease"):
             return ["# The bundle's repository is not signed: it is not checked.", *lines, "Trusted: yes"]
-        keys = [line for key in host.keys for line in armored(self._bundle.read(key)).split("\n")]
-        return [*lines, "Signed-By:", *[" " + (line or ".") for line in keys]]
+        key = armored(self._bundle.read(host.repo_key)).split("\n")
+        return [*lines, "Signed-By:", *[" " + (line or ".") for line in key]]
 
     def _list(self, host: Host, server: str) -> List[str]:
         """The same in one line, with the key in a file, for any apt."""
-        if not self._signed(host):
+        if not self._signed(host, "InRelease"):
             return [*_apt_note(server), "# The bundle's repository is not signed: it is not checked.",
                     "deb [trusted=yes] {}/{}/ ./".format(server, host.path)]
-        name = "/etc/apt/keyrings/kubecarry." + host.keys[0].rpartition(".")[2]
+        name = "/etc/apt/keyrings/kubecarry." + host.repo_key.rpartition(".")[2]
         return [*_apt_note(server),
-                "# First: mkdir -p /etc/apt/keyrings; curl -fsSL {}/{} -o {}".format(server, host.keys[0], name),
+                "# First: mkdir -p /etc/apt/keyrings; curl -fsSL{} {}/{} -o {}".format(
+                    " --cacert " + _APT_CA if server.startswith("https:") else "", server, host.repo_key, name),
                 "deb [signed-by={}] {}/{}/ ./".format(name, server, host.path)]
 
-    def _signed(self, host: Host) -> bool:
-        return bool(host.keys) and host.path + "/InRelease" in self._bundle.members
+    def _signed(self, host: Host, signature: str) -> bool:
+        return bool(host.repo_key) and "{}/{}".format(host.path, signature) in self._bundle.members
 
 
 def _ca_note(server: str, path: str) -> str:

@@ -6,27 +6,22 @@ import gzip
 import hashlib
 import os
 import shutil
+import ssl
 import subprocess
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 
 import createrepo_c
 import pytest
 
 from tests.bundles import make_bundle
+from tests.integration.managers import Dnf, apt, run
 from tests.integration.upstream import rpms
 from tests.serving import Server, serving
 
 USERS = ("ours@example.org", "theirs@example.org")
-
-
-def run(*command: str | Path, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, **kwargs)
-    assert not check or done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +87,7 @@ def deb_repository(folder: Path, ring: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def server(ring: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def bundle(ring: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("repos")
     members = {**yum_repository(top / "el7", ring), **deb_repository(top / "noble", ring)}
     members["packages/el7/keys/ours.asc"] = export(ring, USERS[0], "--armor")
@@ -101,56 +96,49 @@ def server(ring: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     for name in ("InRelease", "Packages"):
         members[f"packages/wrong/{name}"] = members[f"packages/noble/{name}"]
     hosts = {
-        name: {"format": kind, "path": f"packages/{name}", "keys": [f"packages/{name}/keys/{key}"], "roles": {}}
+        name: {"format": kind, "path": f"packages/{name}", "keys": [f"packages/{name}/keys/{key}"], "roles": {},
+               "repo_key": f"packages/{name}/keys/{key}"}
         for name, kind, key in (
             ("el7", "rpm", "ours.asc"),
             ("noble", "deb", "ours.gpg"),
             ("wrong", "deb", "theirs.gpg"),
         )
     }
-    with serving(make_bundle(top / "b.tar", members, hosts=hosts), top) as found:
+    return make_bundle(top / "b.tar", members, hosts=hosts)
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Path) -> Iterator[Server]:
+    with serving(bundle, bundle.parent) as found:
         yield found
 
 
+@pytest.fixture(scope="module")
+def secure(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(bundle, tmp_path_factory.mktemp("tls"), "--tls") as found:
+        yield found
+
+
+def ca(server: Server) -> Path:
+    return server.output.parent / "state/ca.pem"
+
+
 def fetched(server: Server, path: str) -> str:
-    with urlopen(server.url + path) as reply:
+    context = ssl.create_default_context(cafile=str(ca(server))) if server.url.startswith("https:") else None
+    with urlopen(server.url + path, context=context) as reply:
         return str(reply.read().decode())
 
 
 @pytest.mark.root
 def test_dnf_checks_packages_and_metadata(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "repos").mkdir()
     text = fetched(server, "/repo/el7.repo")
     assert "gpgcheck=1\n" in text
     assert "repo_gpgcheck=1\n" in text
-    (tmp_path / "repos/kubecarry.repo").write_text(text)
-    (tmp_path / "dnf.conf").write_text("[main]\n")
-    dnf = ["dnf", "-y", "-c", tmp_path / "dnf.conf", "--installroot", tmp_path / "root", "--releasever=7"]
-    for name, value in {"reposdir": tmp_path / "repos", "cachedir": tmp_path / "cache", "logdir": tmp_path,
-                        "persistdir": "/var/lib/dnf", "module_platform_id": "platform:el7"}.items():  # fmt: skip
-        dnf.append(f"--setopt={name}={value}")
-    env = {**os.environ, "HOME": str(tmp_path)}
-    run(*dnf, "install", "good", env=env)
-    assert (tmp_path / "root/opt/good/payload").stat().st_size == 100_000
-    refused = run(*dnf, "install", "bad", env=env, check=False)
-    assert refused.returncode != 0
-    assert "GPG check FAILED" in refused.stdout + refused.stderr
-    assert not (tmp_path / "root/opt/bad").exists()
-
-
-def apt(root: Path, sources: str, name: str) -> list[str]:
-    """apt-get with a root of its own and one source."""
-    for folder in ("etc/apt/sources.list.d", "etc/apt/preferences.d", "etc/apt/apt.conf.d", "var/lib/apt/lists/partial",
-                   "var/cache/apt/archives/partial", "var/lib/dpkg"):  # fmt: skip
-        (root / folder).mkdir(parents=True)
-    (root / "etc/apt/sources.list.d" / name).write_text(sources)
-    (root / "var/lib/dpkg/status").write_text("")
-    (root / "apt.conf").write_text(
-        f'Dir "{root}";\nDir::State::status "{root}/var/lib/dpkg/status";\nAPT::Architecture "amd64";\n'
-        'APT::Architectures { "amd64"; };\nAPT::Sandbox::User "root";\nAcquire::http::Proxy "DIRECT";\n'
-        'Acquire::Languages "none";\nAPT::Update::Error-Mode "any";\n'
-    )
-    return ["env", f"APT_CONFIG={root}/apt.conf", "apt-get", "-q", "-y"]
+    dnf = Dnf(tmp_path, text)
+    dnf("install", "good")
+    assert (dnf.root / "opt/good/payload").stat().st_size == 100_000
+    assert "GPG check FAILED" in dnf.refused("install", "bad")
+    assert not (dnf.root / "opt/bad").exists()
 
 
 def test_apt_takes_the_signed_repository(server: Server, tmp_path: Path) -> None:
@@ -178,3 +166,31 @@ def test_apt_refuses_another_key(server: Server, tmp_path: Path) -> None:
     done = run(*apt(tmp_path, fetched(server, "/repo/wrong.sources"), "kubecarry.sources"), "update", check=False)
     assert done.returncode != 0
     assert "NO_PUBKEY" in done.stdout + done.stderr
+
+
+@pytest.mark.root
+def test_dnf_over_tls_trusts_the_ca_of_the_file_alone(secure: Server, tmp_path: Path) -> None:
+    text = fetched(secure, "/repo/el7.repo")
+    assert "sslcacert=/etc/pki/tls/certs/kubecarry.pem\n" in text
+    given = text.replace("/etc/pki/tls/certs/kubecarry.pem", str(ca(secure)))
+    dnf = Dnf(tmp_path / "with", given)
+    dnf("install", "good")
+    assert (dnf.root / "opt/good/payload").stat().st_size == 100_000
+    without = "".join(line for line in given.splitlines(True) if not line.startswith("sslcacert"))
+    assert "certificate" in Dnf(tmp_path / "without", without).refused("install", "good")
+
+
+@pytest.mark.parametrize("suffix", ["sources", "list"])
+def test_apt_over_tls_trusts_the_ca_of_its_note_alone(secure: Server, tmp_path: Path, suffix: str) -> None:
+    key = tmp_path / "kubecarry.gpg"
+    run("curl", "-fsS", "--cacert", ca(secure), f"{secure.url}/packages/noble/keys/ours.gpg", "-o", key)
+    text = fetched(secure, f"/repo/noble.{suffix}").replace("/etc/apt/keyrings/kubecarry.gpg", str(key))
+    (setting,) = (line.partition("apt.conf.d: ")[2] for line in text.splitlines() if "apt.conf.d" in line)
+    setting = setting.replace("/etc/apt/kubecarry.pem", str(ca(secure)))
+    command = apt(tmp_path / "with", text, f"kubecarry.{suffix}", setting)
+    run(*command, "update")
+    run(*command, "install", "--download-only", "tool")
+    assert list((tmp_path / "with/var/cache/apt/archives").glob("tool_1_all.deb"))
+    refused = run(*apt(tmp_path / "without", text, f"kubecarry.{suffix}"), "update", check=False)
+    assert refused.returncode != 0
+    assert "certificate" in refused.stdout + refused.stderr

@@ -112,7 +112,7 @@ def test_members_and_contract(selection: Selection, store: Store, tmp_path: Path
         "packages/el7/common-1-0.noarch.rpm", "packages/el7/keys/key.gpg", "packages/el7/repodata/repomd.xml",
         "sbom.cdx.json",
     ]
-    found = bundle.contract(selection, images, body, 7)
+    found = bundle.contract(selection, images, body, 7, {})
     assert found["hosts"]["el7"]["keys"] == ["packages/el7/keys/key.gpg"]
     assert [image["roles"] for image in found["images"]] == [["master", "node"], ["node"]]
     assert found["node"]["REGISTRIES"] == "images.test quay.test"
@@ -130,14 +130,14 @@ def test_replacement_that_fits_nothing_is_refused(selection: Selection, store: S
     wrong = Selection(selection.release, (addon(tmp_path, "10.9.0.0/16"),), ("el7",), ("amd64",), selection.locks)
     body = bundle.members(wrong, store, carried(wrong, store), {"el7": {}}, {}, 7)
     with pytest.raises(ManifestError, match="net 1: no manifest of it holds '10.9.0.0/16'"):
-        bundle.contract(wrong, carried(wrong, store), body, 7)
+        bundle.contract(wrong, carried(wrong, store), body, 7, {})
 
 
 def test_damaged_manifest_is_noticed_before_it_is_searched(selection: Selection, store: Store) -> None:
     body = bundle.members(selection, store, carried(selection, store), {"el7": {}}, {}, 7)
     store.path(selection.locks.files[NET].sha256).write_bytes(b"net: 10.244.0.0/17\n")
     with pytest.raises(DamagedSource):
-        bundle.contract(selection, carried(selection, store), body, 7)
+        bundle.contract(selection, carried(selection, store), body, 7, {})
 
 
 def test_bill_of_materials_is_reproducible_and_complete(selection: Selection) -> None:
