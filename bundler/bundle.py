@@ -55,6 +55,7 @@ def members(
         *_images(store, images),
         *(Member.of(path, source.read_bytes()) for path, source in installer.items()),
         Member.of("lists/images", _image_list(images)),
+        Member.of("lists/layers", _layer_list(images)),
         Member.of("sbom.cdx.json", sbom.build(selection, created, _licences(metadata))),
     ]
     return sorted(found, key=lambda member: member.path)
@@ -162,6 +163,11 @@ def _images(store: Store, images: Sequence[CarriedImage]) -> list[Member]:
 
 def _image_list(images: Sequence[CarriedImage]) -> bytes:
     return "".join(f"{i.content.digest} {i.content.ref} {','.join(i.roles)}\n" for i in images).encode()
+
+
+def _layer_list(images: Sequence[CarriedImage]) -> bytes:
+    lines = {" ".join((i.content.digest, *parts)) + "\n" for i in images for parts in i.content.parts}
+    return "".join(sorted(lines)).encode()
 
 
 def _host(selection: Selection, name: str, repo_key: str | None) -> dict[str, Any]:

@@ -106,7 +106,8 @@ def fetched(contract: Mapping[str, Any]) -> list[tuple[str, str]]:
     What the lists name beyond these (packages, images) is proven by role and by image.
     """
     settings = contract["node"]
-    found = [("lists/images", "every node"), ("images/index.json", "the server"), ("images/oci-layout", "the server")]
+    found = [(f"lists/{name}", "every node") for name in ("images", "layers")]
+    found += [(f"images/{name}", "the server") for name in ("index.json", "oci-layout")]
     for name, host in contract["hosts"].items():
         found += [(path, f"nodes of {name}") for path in [*host["keys"], *host["roles"].values()]]
     for setting in ("NETWORK_MANIFESTS", "ADDON_MANIFESTS"):

@@ -42,6 +42,7 @@ class Carried:
     roles: tuple[str, ...]
     digests: set[str] = field(default_factory=set)
     by: list[str] = field(default_factory=list)
+    layers: set[str] = field(default_factory=set)  # its lines of lists/layers
 
 
 def blob(digest: str) -> str:
@@ -59,6 +60,9 @@ def carried_images(contract: Mapping[str, Any], contents: Contents, gaps: list[s
     wanted = "".join(f"{e['digest']} {e['ref']} {','.join(e['roles'])}\n" for e in contract["images"])
     if contents.read("lists/images") != wanted.encode():
         gaps.append("lists/images does not list the images of bundle.json: wanted by every node")
+    lines = {line for image in found for line in image.layers}
+    if not gaps and contents.read("lists/layers") != "".join(sorted(lines)).encode():
+        gaps.append("lists/layers does not list the parts of each image: wanted by nodes with Docker")
     index = json.loads(contents.read("images/index.json"))["manifests"]
     listed = {(text, entry["digest"]) for entry in index for text in entry.get("annotations", {}).values()}
     for entry in contract["images"]:
@@ -84,6 +88,9 @@ def _follow(
                     gaps.append(f"{blob(part.digest)} is not in the bundle: wanted by image {name}")
             config = json.loads(contents.read(blob(manifest.blobs[0].digest)))
             platforms.add(f"{config.get('os')}/{config.get('architecture')}")
+            if config.get("os") and config.get("architecture"):
+                parts = [entry["digest"], config["architecture"], *(part.digest for part in manifest.blobs)]
+                image.layers.add(" ".join(parts) + "\n")
         gaps += [f"image {name}: not for linux/{arch}" for arch in arches if f"linux/{arch}" not in platforms]
     except DamagedSource:
         raise

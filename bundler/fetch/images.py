@@ -28,7 +28,10 @@ class Part:
 
 @dataclass(frozen=True)
 class ImageContent:
-    """One image in the store: ``size`` is that of its top manifest, ``blobs`` every sha256 of it, sorted."""
+    """One image in the store: ``size`` is that of its top manifest, ``blobs`` every sha256 of it, sorted.
+
+    ``parts`` is for each platform the architecture, the digest of the config, and those of the layers in their order.
+    """
 
     ref: str
     digest: str
@@ -36,6 +39,7 @@ class ImageContent:
     size: int
     platforms: tuple[str, ...]
     blobs: tuple[str, ...]
+    parts: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,16 +89,19 @@ def image_content(store: Store, reference: str, digest: str, arches: Sequence[st
     document = parse(top, f"{reference}@{digest}")
     blobs = {digest.partition(":")[2]}
     platforms: dict[str, None] = {}
+    parts: list[tuple[str, ...]] = []
     for part in _manifests(document, digest, len(top), arches, reference):
         manifest = parse(store.read(part.sha256), f"{reference}@{part.digest}")
         blobs |= {part.sha256, *(blob.sha256 for blob in manifest.blobs)}
-        platforms[part.platform or _platform_of(store, manifest)] = None
+        own = _platform_of(store, manifest)
+        platforms[part.platform or own] = None
+        parts += [(own.split("/")[1], *(blob.digest for blob in manifest.blobs))] if own else []
     found = tuple(sorted(filter(None, platforms)))
     if found:
         for arch in arches:
             if not any(platform.split("/")[:2] == ["linux", arch] for platform in found):
                 raise _lacks(reference, arch, found)
-    return ImageContent(reference, digest, document.media_type, len(top), found, tuple(sorted(blobs)))
+    return ImageContent(reference, digest, document.media_type, len(top), found, tuple(sorted(blobs)), tuple(parts))
 
 
 def _manifests(document: Document, digest: str, size: int, arches: Sequence[str], reference: str) -> Iterator[Part]:

@@ -57,6 +57,7 @@ begin() {
   chmod 0700 "$STATE"
   rm -rf "$STATE/tmp"
   mkdir -p "$STATE/tmp" "$STATE/lists" "$STATE/backup"
+  recall_runtime
 }
 
 # interrupted CODE: by Ctrl-C or a closed terminal.

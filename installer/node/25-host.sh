@@ -84,6 +84,7 @@ identify() {
   detect_arch
   detect_address
   detect_name
+  choose_runtime
 }
 
 # is_address TEXT: an IPv4 address.

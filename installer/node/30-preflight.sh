@@ -50,6 +50,7 @@ any    other-kubelet
 any    residue
 any    cni-residue
 any    links
+any    runtime
 any    containerd
 any    docker
 any    ports

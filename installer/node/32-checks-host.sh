@@ -107,11 +107,11 @@ check_disk() {
   local need path
   while read -r need path; do
     [ "$(free_mb "$path")" -ge "$need" ] || fault "$path: $(free_mb "$path") MiB free, $need MiB needed" 'make room, or mount a larger file system there'
-  done <<<'3000 /var/lib/containerd
+  done <<<"3000 $(runtime store)
 1000 /var/lib/kubelet
 600 /var/lib/kubecarry
 50 /var/log
-20 /etc'
+20 /etc"
 }
 
 check_etcd_disk() {

@@ -93,8 +93,8 @@ check_clock() {
 
 check_proxy() {
   [ -z "$PROXIES" ] || caution "a proxy is set in the environment ($PROXIES)" 'it is ignored for the server and the cluster'
-  if grep -qi _proxy= <<<"$(systemctl show --property=Environment containerd kubelet 2>/dev/null)"; then
-    caution 'containerd or kubelet has a proxy in its unit' 'see that its NO_PROXY names the node, pod and service networks'
+  if grep -qi _proxy= <<<"$(systemctl show --property=Environment "$NODE_RUNTIME" kubelet 2>/dev/null)"; then
+    caution "$NODE_RUNTIME or kubelet has a proxy in its unit" 'see that its NO_PROXY names the node, pod and service networks'
   fi
 }
 

@@ -3,7 +3,7 @@
 
 check_release() {
   case ${RUNTIME:-}:${KUBEADM_API:-} in
-    containerd:kubeadm.k8s.io/v1beta[234]) ;;
+    containerd:kubeadm.k8s.io/v1beta[234] | docker:kubeadm.k8s.io/v1beta[234]) ;;
     *) fault "deploy.sh cannot install this release by itself (runtime ${RUNTIME:-none}, kubeadm API ${KUBEADM_API:-none})" \
       "its packages and images can be used by hand: $SERVER/packages/ and $SERVER/v2/" ;;
   esac
@@ -63,36 +63,6 @@ check_links() {
   for link in cni0 flannel.1 kube-ipvs0; do
     [ ! -e /sys/class/net/$link ] || fault "the interface $link is left from an earlier cluster" "ip link delete $link"
   done
-}
-
-# cri_containers: containers of containerd's k8s.io namespace.
-cri_containers() {
-  [ -S /run/containerd/containerd.sock ] || return 0
-  command -v ctr >/dev/null 2>&1 || return 0
-  timeout 10 ctr -n k8s.io containers list -q 2>/dev/null || true
-}
-
-check_containerd() {
-  local version
-  ! ours || return 0
-  command -v containerd >/dev/null 2>&1 || return 0
-  recorded packages && return 0
-  version=$(containerd --version 2>/dev/null | sed -n 's/.* v\{0,1\}\([0-9]*\.[0-9]*\)\..*/\1/p')
-  case $version in
-    1.[0-4]) fault "containerd $version is installed; 1.5 or newer is needed for certs.d" 'remove its package: the bundle brings a newer one' ;;
-    *) caution "containerd $version is here already" "/etc/containerd/config.toml is replaced (systemd cgroups, the bundle as registry); down puts yours back, and spares containers that are not ours" ;;
-  esac
-  if [ -n "$(cri_containers)" ]; then
-    fault 'containerd has containers in its namespace k8s.io' 'remove them (crictl rmp -fa): the kubelet would take them for its own'
-  fi
-}
-
-check_docker() {
-  local driver
-  systemctl is-active -q docker 2>/dev/null || return 0
-  caution 'docker runs here' 'the cluster uses containerd beside it; containers of docker are left alone, by down too'
-  driver=$(timeout 10 docker info --format '{{.CgroupDriver}}' 2>/dev/null || true)
-  [ "${driver:-systemd}" = systemd ] || caution "docker uses the cgroup driver $driver, the cluster systemd" 'set native.cgroupdriver=systemd in docker as well: two managers disagree under memory pressure'
 }
 
 check_token_form() {

@@ -29,8 +29,9 @@ packages_installed() {
 # missing_packages: of the learnt names, those that are not installed under any version; and ours at another version.
 missing_packages() {
   local names=$STATE/lists/packages-$HOST_OS-$ROLE
-  { rpm -qa --qf 'have %{NAME}.%{ARCH} %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}\n' </dev/null && tail -n +2 "$names"; } | awk '
+  { rpm -qa --qf 'have %{NAME}.%{ARCH} %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}\n' </dev/null && tail -n +2 "$names"; } | awk -v left_out="$(runtime left_out)" '
     $1 == "have" { name[$2]; full[$3]; next }
+    left_out != "" && $1 ~ left_out { next }
     !($1 in full) && (!($2 in name) || $2 ~ /^(kubelet|kubeadm|kubectl|containerd\.io|kubernetes-cni|cri-tools)\./) { print $1 }'
 }
 
@@ -134,11 +135,11 @@ install_packages() {
     "see $LOG; wait for a package manager that holds the lock, then run the same line again"
 }
 
-# install_runtime: containerd first, so that it can pull images while the other packages are installed.
+# install_runtime: first, so that images can be brought while the other packages are installed.
 install_runtime() {
   offer_packages
-  install_packages 'containerd\.io-'
-  containerd --version >/dev/null 2>&1 || die $E_ENVIRONMENT 'containerd does not start from PATH' "see $LOG"
+  install_packages "($(runtime packages))"
+  runtime version >/dev/null || die $E_ENVIRONMENT "$NODE_RUNTIME does not start from PATH" "see $LOG"
 }
 
 install_kubernetes() {

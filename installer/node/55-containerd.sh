@@ -1,8 +1,26 @@
 # shellcheck shell=bash
-# containerd: the bundle's server as the only registry, systemd cgroups, the pause image of the bundle.
+# containerd as the runtime: the bundle's server as the only registry, the pause image of the bundle. Its images are
+# pulled by digest, tagged as the manifests name them, and marked pinned.
 
 CONTAINERD_SOCKET=/run/containerd/containerd.sock
 CONTAINERD_CA=/etc/containerd/kubecarry-ca.pem
+
+containerd_programs() { printf 'containerd'; }
+containerd_packages() { printf 'containerd(\\.io)?-'; }
+containerd_left_out() { printf '^docker[.-]'; } # what a bundle with Docker has beside it
+containerd_version() { containerd --version 2>/dev/null | awk '{ print "containerd " $3 }'; }
+containerd_socket() { printf '%s' $CONTAINERD_SOCKET; }
+containerd_endpoint() { kubeadm_api_from 3 && printf 'unix://%s' $CONTAINERD_SOCKET || printf '%s' $CONTAINERD_SOCKET; } # newer ones want the scheme
+containerd_store() { printf '/var/lib/containerd'; }
+containerd_note_host() { :; }
+containerd_owner() { if command -v containerd >/dev/null 2>&1; then printf 'theirs'; else printf 'ours'; fi; }
+containerd_trees() { printf '%s\n' /etc/containerd /var/lib/containerd /run/containerd /opt/containerd; }
+
+# containerd_fixed_driver: only where it is said: containerd's default is no choice of anyone's.
+containerd_fixed_driver() {
+  systemctl is-active -q containerd 2>/dev/null </dev/null || return 0
+  awk '$1 == "SystemdCgroup" { print ($3 == "true" ? "systemd" : "cgroupfs"); exit }' /etc/containerd/config.toml 2>/dev/null || true
+}
 
 # containerd_config: the whole config.toml.
 containerd_config() {
@@ -16,7 +34,7 @@ version = 2
     runtime_type = "io.containerd.runc.v2"
 
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-      SystemdCgroup = true
+      SystemdCgroup = $([ $CGROUP_DRIVER = systemd ] && printf true || printf false)
 
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "/etc/containerd/certs.d"
@@ -34,10 +52,7 @@ registry_hosts() {
   done <<<"$(all_servers)"
 }
 
-# containerd_ours: whether containerd came with this installation (decided at the first run, before packages).
-containerd_ours() { [ "$(state_get containerd)" = ours ]; }
-
-configure_containerd() {
+containerd_configure() {
   local registry restart
   note_unit containerd.service
   put_file 0644 /etc/containerd/config.toml <<<"$(containerd_config)" # no pipe: CHANGED must reach this shell
@@ -46,18 +61,76 @@ configure_containerd() {
   for registry in $REGISTRIES _default; do
     registry_hosts | put_file 0644 "/etc/containerd/certs.d/$registry/hosts.toml" # read at each pull: needs no restart
   done
-  printf 'runtime-endpoint: unix://%s\nimage-endpoint: unix://%s\ntimeout: 10\n' $CONTAINERD_SOCKET $CONTAINERD_SOCKET |
-    put_file 0644 /etc/crictl.yaml
-  start_containerd "$restart"
+  configure_crictl
+  start_unit containerd "$restart"
+  wait_for 60 containerd ctr version || die $E_ENVIRONMENT "containerd does not answer at $CONTAINERD_SOCKET" 'see: journalctl -u containerd'
 }
 
-# start_containerd 0|1: restarted only if its configuration changed.
-start_containerd() {
-  enable_unit containerd.service
-  if ! systemctl is-active -q containerd.service </dev/null; then
-    logged systemctl start containerd.service || die $E_ENVIRONMENT 'containerd does not start' 'see: journalctl -u containerd'
-  elif [ "$1" = 1 ]; then
-    logged systemctl restart containerd.service || die $E_ENVIRONMENT 'containerd does not start again' 'see: journalctl -u containerd'
-  fi
-  wait_for 60 containerd ctr version || die $E_ENVIRONMENT "containerd does not answer at $CONTAINERD_SOCKET" 'see: journalctl -u containerd'
+ctr_images() { ctr -n k8s.io images "$@" </dev/null; }
+
+# containerd_complete_images: every part is here and unpacked.
+containerd_complete_images() {
+  ctr_images check 2>/dev/null | awk '$4 == "complete" && $NF == "true" { print $1, $3 }'
+}
+
+containerd_fetch_images() { :; } # each is pulled by itself
+
+# containerd_get_image DIGEST REFERENCE: tried again while the server may be restarting.
+containerd_get_image() {
+  local digest=$1 ref=$2 begun by_digest output
+  by_digest=${ref%:*}@$digest
+  clock
+  begun=$NOW
+  until output=$(ctr_images pull --hosts-dir /etc/containerd/certs.d --platform "linux/$HOST_ARCH" "$by_digest" 2>&1); do
+    clock
+    if [ $(((NOW - begun) / 100)) -ge $FETCH_PATIENCE ]; then
+      printf 'error: %s (%s) could not be pulled from %s: %s\n' "$ref" "$digest" "$SERVER" "$(tail -n 1 <<<"$output")" >&2
+      return 1
+    fi
+    sleep 0.3
+  done
+  ctr_images tag --force "$by_digest" "$ref" >/dev/null
+  # Newer runtimes' image collection spares what has this label.
+  ctr_images label "$ref" io.cri-containerd.pinned=pinned >/dev/null
+}
+
+containerd_list_images() { ctr_images list -q; }
+
+containerd_drop_images() {
+  local images=()
+  mapfile -t images < <(ctr_images list -q | grep -Fxv -f "$1")
+  [ ${#images[@]} -eq 0 ] || ctr_images rm "${images[@]}" >/dev/null
+}
+
+# containerd_containers: of its namespace k8s.io.
+containerd_containers() {
+  [ -S $CONTAINERD_SOCKET ] || return 0
+  command -v ctr >/dev/null 2>&1 || return 0
+  timeout 10 ctr -n k8s.io containers list -q 2>/dev/null </dev/null || true
+}
+
+# containerd_remove_containers ID…: the CRI's own tool first, since it undoes their networks.
+containerd_remove_containers() {
+  local id left
+  for id; do timeout 20 crictl rmp -f "$id" >/dev/null 2>&1 </dev/null || true; done
+  left=$(containerd_containers)
+  for id; do
+    grep -Fqx -- "$id" <<<"$left" || continue
+    timeout 20 ctr -n k8s.io task kill -s SIGKILL "$id" >/dev/null 2>&1 </dev/null || true
+    timeout 20 ctr -n k8s.io task rm -f "$id" >/dev/null 2>&1 </dev/null || true
+    timeout 20 ctr -n k8s.io container rm "$id" >/dev/null 2>&1 </dev/null || true
+  done
+}
+
+containerd_foreign() { containerd_others k8s.io; }
+
+# containerd_others NAMESPACE: other namespaces that have containers, if containerd came with us.
+containerd_others() {
+  local space found=''
+  if ! is_ours containerd || ! systemctl is-active -q containerd </dev/null 2>/dev/null; then return 0; fi
+  for space in $(timeout 10 ctr namespaces list -q 2>/dev/null </dev/null); do
+    [ "$space" != "$1" ] || continue
+    [ -z "$(timeout 10 ctr -n "$space" containers list -q 2>/dev/null </dev/null)" ] || found="$found $space"
+  done
+  [ -z "$found" ] || printf 'namespaces:%s' "$found"
 }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Images: pulled by digest before anything needs them, tagged as the manifests name them, and marked pinned.
+# Images: brought before anything needs them, by digest, under the names that the manifests have for them.
 
 IMAGE_WORKERS=3
 IMAGES_PID='' # the background process that pulls
@@ -9,56 +9,28 @@ role_images() {
   awk -v role="$ROLE" '{ n = split($3, roles, ","); for (i = 1; i <= n; i++) if (roles[i] == role) print $1, $2 }' "$CACHE/lists/images"
 }
 
-ctr_images() { ctr -n k8s.io images "$@" </dev/null; }
-
-# complete_images: "reference digest" of the images whose every part is here and unpacked.
-complete_images() {
-  ctr_images check 2>/dev/null | awk '$4 == "complete" && $NF == "true" { print $1, $3 }'
-}
-
 # missing_images: the role's lines whose tag is not here, complete, at that digest.
 missing_images() {
-  role_images | awk -v have="$(complete_images)" '
+  role_images | awk -v have="$(runtime complete_images)" '
     BEGIN { n = split(have, lines, "\n"); for (i = 1; i <= n; i++) there[lines[i]] }
     !(($2 " " $1) in there)'
 }
 
-# pull_image DIGEST REFERENCE: tried again while the server may be restarting.
-pull_image() {
-  local digest=$1 ref=$2 begun by_digest output
-  by_digest=${ref%:*}@$digest
-  clock
-  begun=$NOW
-  until output=$(ctr_images pull --hosts-dir /etc/containerd/certs.d --platform "linux/$HOST_ARCH" "$by_digest" 2>&1); do
-    clock
-    if [ $(((NOW - begun) / 100)) -ge $FETCH_PATIENCE ]; then
-      printf 'error: %s (%s) could not be pulled from %s: %s\n' "$ref" "$digest" "$SERVER" "$(tail -n 1 <<<"$output")" >&2
-      return 1
-    fi
-    sleep 0.3
-  done
-  ctr_images tag --force "$by_digest" "$ref" >/dev/null
-  # Newer runtimes' image collection spares what has this label.
-  ctr_images label "$ref" io.cri-containerd.pinned=pinned >/dev/null
-}
-
-# record_images: on a containerd that was here before, down removes the images of k8s.io that were not.
+# record_images: in a runtime that was here before, down puts the images back to what they were.
 record_images() {
-  if containerd_ours || recorded images; then return 0; fi
-  record images "$(ctr_images list -q | keep_lines images)"
+  if is_ours "$NODE_RUNTIME" || recorded images; then return 0; fi
+  record images "$(runtime list_images | keep_lines images)"
 }
 
 # undo_images LIST
 undo_images() {
-  local images=()
-  systemctl is-active -q containerd </dev/null || return 0
-  mapfile -t images < <(ctr_images list -q | grep -Fxv -f "$STATE/lists/$1")
-  [ ${#images[@]} -eq 0 ] || ctr_images rm "${images[@]}" >/dev/null
+  systemctl is-active -q "$NODE_RUNTIME" </dev/null || return 0
+  runtime drop_images "$STATE/lists/$1"
 }
 
 # start_images: pulls in the background of other steps; await_images ends with its code.
 start_images() {
-  fetch lists/images
+  fetch lists/images lists/layers
   record_images
   pull_images &
   IMAGES_PID=$!
@@ -81,17 +53,18 @@ pull_images() {
     say 'images are here'
     return 0
   fi
+  runtime fetch_images "${lines[@]}"
   for ((worker = 0; worker < IMAGE_WORKERS; worker++)); do
     (
       set +e
       for ((i = worker; i < ${#lines[@]}; i += IMAGE_WORKERS)); do
-        pull_image "${lines[i]%% *}" "${lines[i]#* }" || exit 1
+        runtime get_image "${lines[i]%% *}" "${lines[i]#* }" || exit 1
       done
     ) </dev/null &
     pids+=($!)
   done
   for pid in ${pids[@]+"${pids[@]}"}; do wait "$pid" || rc=1; done
-  [ $rc -eq 0 ] || die $E_FETCH 'an image could not be pulled (above)' "check the server (curl $SERVER/healthz), then run the same line again"
-  [ -z "$(missing_images)" ] || die $E_INTEGRITY "images are incomplete after the pull: $(missing_images | awk '{ printf "%s ", $2 }')" \
-    "see journalctl -u containerd, then run the same line again"
+  [ $rc -eq 0 ] || die $E_FETCH 'an image could not be brought (above)' "check the server (curl $SERVER/healthz), then run the same line again"
+  [ -z "$(missing_images)" ] || die $E_INTEGRITY "images are incomplete after that: $(missing_images | awk '{ printf "%s ", $2 }')" \
+    "see journalctl -u $NODE_RUNTIME, then run the same line again"
 }

@@ -90,15 +90,10 @@ join_control_plane() {
   local_endpoint '  '
 }
 
-# cri_endpoint: the runtime's socket; releases after 1.20 want the scheme.
-cri_endpoint() {
-  if kubeadm_api_from 3; then printf 'unix://'; fi
-  printf '%s' $CONTAINERD_SOCKET
-}
-
 # kubelet_arguments: this node's own, NAME VALUE a line.
 kubelet_arguments() {
-  printf 'node-ip %s\n' "$NODE_ADDRESS"
+  # The cluster's KubeletConfiguration has the master's driver; this node's is its runtime's.
+  printf 'node-ip %s\ncgroup-driver %s\n' "$NODE_ADDRESS" "$CGROUP_DRIVER"
   [ ! -e "$STATE/resolv.conf" ] || printf 'resolv-conf %s\n' "$STATE/resolv.conf"
   # The cluster-wide KubeletConfiguration is the master's; whether this host keeps its swap is its own matter.
   [ "$OPT_SWAP" != keep ] || printf 'fail-swap-on false\n'
@@ -108,7 +103,7 @@ kubelet_arguments() {
 registration() {
   local arguments
   read -r -d '' -a arguments <<<"$(kubelet_arguments)" || true
-  printf 'nodeRegistration:\n  name: "%s"\n  criSocket: %s\n' "$NODE_NAME" "$(cri_endpoint)"
+  printf 'nodeRegistration:\n  name: "%s"\n  criSocket: %s\n' "$NODE_NAME" "$(runtime endpoint)"
   extra_args '  ' kubeletExtraArgs "${arguments[@]}"
 }
 
@@ -133,7 +128,7 @@ component_configs() {
   cat <<END
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-cgroupDriver: systemd
+cgroupDriver: $CGROUP_DRIVER
 imageGCHighThresholdPercent: 100
 ---
 apiVersion: kubeproxy.config.k8s.io/v1alpha1

@@ -42,7 +42,7 @@ kubeadm_waiver() {
 # reset_kubeadm SECONDS: takes back what kubeadm made; it may fail, what it leaves is removed afterwards. 1.8 does not
 # ask, and stops Docker's containers of pods by itself.
 reset_kubeadm() {
-  local options=(-f "--cri-socket=$(cri_endpoint)")
+  local options=(-f "--cri-socket=$(runtime endpoint)")
   ! kubeadm_alpha || options=(--skip-preflight-checks)
   logged timeout "$1" kubeadm reset "${options[@]}" || note 'kubeadm reset failed'
 }
@@ -60,5 +60,5 @@ configure_kubelet_unit() {
 
 kubelet_arguments_alpha() {
   kubelet_arguments
-  printf 'cgroup-driver systemd\npod-infra-container-image %s\nimage-gc-high-threshold 100\n' "$PAUSE_IMAGE"
+  printf 'pod-infra-container-image %s\nimage-gc-high-threshold 100\n' "$PAUSE_IMAGE"
 }

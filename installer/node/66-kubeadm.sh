@@ -24,12 +24,7 @@ own_cluster() {
     /var/log/pods /var/log/containers /usr/libexec/kubernetes /var/lib/dockershim; do
     own_tree $path
   done
-  if [ -z "$(state_get containerd)" ]; then
-    if command -v containerd >/dev/null 2>&1; then state_set containerd theirs; else state_set containerd ours; fi
-  fi
-  if containerd_ours; then
-    for path in /etc/containerd /var/lib/containerd /run/containerd /opt/containerd; do own_tree $path; done
-  fi
+  own_runtime
   for link in cni0 flannel.1; do
     [ -e /sys/class/net/$link ] || record link $link
   done
@@ -41,7 +36,7 @@ undo_link() { [ ! -e "/sys/class/net/$1" ] || ip link delete "$1" </dev/null; }
 record_cluster() {
   ! ours || return 0
   record rules "$(save_rules)"
-  record cluster "$ROLE" "$(cri_containers | keep_lines containers)" "$POD_SUBNET"
+  record cluster "$ROLE" "$(runtime containers | keep_lines containers)" "$POD_SUBNET"
 }
 
 # new_token: a bootstrap token, made here.

@@ -26,11 +26,11 @@ changed_files() {
 
 status_units() {
   local unit state
-  for unit in containerd kubelet; do
-    state=$(systemctl is-active $unit 2>/dev/null </dev/null || true)
+  for unit in $(runtime programs) kubelet; do
+    state=$(systemctl is-active "$unit" 2>/dev/null </dev/null || true)
     tell service "$unit ${state:-absent}"
     [ "$state" = active ] || differs "$unit is ${state:-absent}"
-    systemctl is-enabled -q $unit 2>/dev/null </dev/null || differs "$unit does not start at boot"
+    systemctl is-enabled -q "$unit" 2>/dev/null </dev/null || differs "$unit does not start at boot"
   done
 }
 
@@ -41,7 +41,7 @@ status_packages() {
       rpm -q "$name" >/dev/null 2>&1 || differs "package $name is not installed any more"
     done <"$STATE/lists/$list"
   done < <(awk -F'\t' '$1 == "packages" { print $2 }' "$STATE/journal")
-  tell versions "kubelet $(kubelet_version), $(containerd --version 2>/dev/null | awk '{ print "containerd " $3 }')"
+  tell versions "kubelet $(kubelet_version), $(runtime version)"
   [ "$(kubelet_version)" = "$(state_get version)" ] || differs "kubelet is not the $(state_get version) installed"
 }
 
@@ -73,6 +73,7 @@ status() {
     tell node 'nothing is installed here by Kubecarry'
     return $E_ENVIRONMENT
   fi
+  recall_runtime
   NODE_NAME=$(state_get name)
   NODE_ADDRESS=$(state_get address)
   tell node "$NODE_NAME ($NODE_ADDRESS), $(state_get role), Kubernetes $(state_get version), from $(state_get server)"

@@ -54,21 +54,15 @@ undo_rules() {
   return $rc
 }
 
-# our_containers LIST: containers of k8s.io that were not there before us.
-our_containers() { cri_containers | grep -Fxv -f "$1" || true; }
+# our_containers LIST: containers of the cluster that were not there before us.
+our_containers() { runtime containers | grep -Fxv -f "$1" || true; }
 
-# remove_pods [LIST]: ends and removes our containers; the runtime's own tool first, since it undoes their networks.
+# remove_pods [LIST]: ends and removes our containers.
 remove_pods() {
-  local list=${1:-/dev/null} id
-  systemctl is-active -q containerd </dev/null || return 0
-  for id in $(our_containers "$list"); do
-    timeout 20 crictl rmp -f "$id" >/dev/null 2>&1 </dev/null || true
-  done
-  for id in $(our_containers "$list"); do
-    timeout 20 ctr -n k8s.io task kill -s SIGKILL "$id" >/dev/null 2>&1 </dev/null || true
-    timeout 20 ctr -n k8s.io task rm -f "$id" >/dev/null 2>&1 </dev/null || true
-    timeout 20 ctr -n k8s.io container rm "$id" >/dev/null 2>&1 </dev/null || true
-  done
+  local list=${1:-/dev/null} ids=()
+  systemctl is-active -q "$NODE_RUNTIME" </dev/null || return 0
+  mapfile -t ids < <(our_containers "$list")
+  [ ${#ids[@]} -eq 0 ] || runtime remove_containers "${ids[@]}"
   [ -z "$(our_containers "$list")" ]
 }
 
@@ -87,7 +81,7 @@ undo_cluster() {
   if [ ! -s "$list" ] && command -v kubeadm >/dev/null 2>&1 && [ -d /etc/kubernetes ]; then
     reset_kubeadm 90 # it also takes this master out of an etcd that has others
   fi
-  remove_pods "$list" || { warn 'containers of the cluster could not be removed: ctr -n k8s.io containers list'; return 1; }
+  remove_pods "$list" || { warn "containers of the cluster could not be removed from $NODE_RUNTIME"; return 1; }
   stop_scopes
   for network in $(pod_networks "$3"); do
     while read -r destination; do
@@ -96,26 +90,21 @@ undo_cluster() {
   done
 }
 
-FOREIGN='' # namespaces of our containerd with containers that are not the cluster's
+FOREIGN='' # what else uses a runtime that came with us
 
-# find_foreign: sets FOREIGN. Someone may have used the containerd that came with us for something else.
+# find_foreign: sets FOREIGN. Someone may have used the runtime that came with us for something else.
 find_foreign() {
-  local space
-  FOREIGN=''
-  if ! containerd_ours || ! systemctl is-active -q containerd </dev/null 2>/dev/null; then return 0; fi
-  for space in $(timeout 10 ctr namespaces list -q 2>/dev/null </dev/null); do
-    [ "$space" != k8s.io ] || continue
-    [ -z "$(timeout 10 ctr -n "$space" containers list -q 2>/dev/null </dev/null)" ] || FOREIGN="$FOREIGN $space"
-  done
-  [ -z "$FOREIGN" ] || warn "containerd has containers that are not the cluster's (namespaces:$FOREIGN): it stays, with the packages"
+  FOREIGN=$(runtime foreign)
+  [ -z "$FOREIGN" ] || warn "$NODE_RUNTIME has containers that are not the cluster's ($FOREIGN): it stays, with the packages"
 }
 
 # held_back KIND [ARG…]: whether this line must wait until foreign containers have gone.
 held_back() {
   [ -n "$FOREIGN" ] || return 1
   case $1:${2:-} in
-    packages:* | rpmkey:* | unit:containerd.service | module:overlay) return 0 ;;
+    packages:* | rpmkey:* | group:* | unit:containerd.service | unit:docker.* | module:overlay) return 0 ;;
     tree:*/containerd | file:/etc/containerd/* | dir:/etc/containerd*) return 0 ;;
+    tree:*/docker | file:/etc/docker/* | dir:/etc/docker*) return 0 ;;
     *) return 1 ;;
   esac
 }

@@ -4,7 +4,7 @@
 VERB=''
 OPT_ADDRESS='' OPT_INTERFACE='' OPT_NODE_NAME='' OPT_TOKEN='' OPT_CA_HASH='' OPT_IGNORE=''
 OPT_FIREWALL=open OPT_SWAP=off OPT_TIMEOUT=300 OPT_SINGLE_NODE='' OPT_YES='' OPT_KEEP_PACKAGES=''
-OPT_ROLE=master OPT_FORCE='' OPT_DELETE_EMPTYDIR=''
+OPT_ROLE=master OPT_FORCE='' OPT_DELETE_EMPTYDIR='' OPT_RUNTIME='' OPT_CGROUP_DRIVER=''
 
 usage() {
   cat >&2 <<END
@@ -25,6 +25,8 @@ master, join, preflight:
   --swap off|keep           turn swap off (default), or tolerate it
   --ignore CHECK[,CHECK]    preflight checks to be warned of only
   --timeout SECONDS         for each long wait (default 300)
+  --runtime NAME            containerd or docker (default: what runs here already, else ${RUNTIME:-containerd})
+  --cgroup-driver NAME      systemd or cgroupfs (default: as the runtime of this host has it, else systemd)
 master:
   --pod-subnet CIDR         default $POD_SUBNET
   --service-subnet CIDR     default $SERVICE_SUBNET
@@ -59,6 +61,8 @@ set_option() {
     --token) [ -n "$value" ] && OPT_TOKEN=$value ;;
     --ca-cert-hash | --discovery-token-ca-cert-hash) [[ $value =~ ^sha256:[0-9a-f]{64}$ ]] && OPT_CA_HASH=$value ;;
     --firewall) [[ $value =~ ^(open|off)$ ]] && OPT_FIREWALL=$value ;;
+    --runtime) [[ $value =~ ^(containerd|docker)$ ]] && OPT_RUNTIME=$value ;;
+    --cgroup-driver) [[ $value =~ ^(systemd|cgroupfs)$ ]] && OPT_CGROUP_DRIVER=$value ;;
     --swap) [[ $value =~ ^(off|keep)$ ]] && OPT_SWAP=$value ;;
     --timeout) [[ $value =~ ^[1-9][0-9]{0,4}$ ]] && OPT_TIMEOUT=$value ;;
     --ignore)
@@ -70,7 +74,7 @@ set_option() {
 
 # allowed_options VERB: those that take a value, then those that do not.
 allowed_options() {
-  local node='--advertise-address --interface --node-name --firewall --swap --ignore --timeout'
+  local node='--advertise-address --interface --node-name --firewall --swap --ignore --timeout --runtime --cgroup-driver'
   case $1 in
     master) printf '%s' "$node --pod-subnet --service-subnet --node-port-range --token --single-node" ;;
     join) printf '%s' "$node --token --ca-cert-hash --discovery-token-ca-cert-hash" ;;

@@ -22,6 +22,8 @@ remember() {
   state_set pods "$POD_SUBNET"
   state_set services "$SERVICE_SUBNET"
   state_set nodeports "$NODE_PORTS"
+  state_set runtime "$NODE_RUNTIME"
+  state_set cgroup-driver "$CGROUP_DRIVER"
 }
 
 # stage NAME FUNCTION [ARG…]: a step that status shows.
@@ -44,7 +46,7 @@ prepare() {
   stage runtime install_runtime
   relax_selinux
   load_modules
-  stage containerd configure_containerd
+  stage "$NODE_RUNTIME" runtime configure
   start_images
   stage packages install_kubernetes
   stage host prepare_host

@@ -121,7 +121,7 @@ def test_foreign_containers_are_spared(shell: Shell, tmp_path: Path) -> None:
     for tool in ("crictl", "ctr"):
         shell.stub(tool, f'echo "{tool} $*" >>{tmp_path}/calls')
     shell.run(
-        "cri_containers() { grep -q 'container rm ours' $LOG.calls 2>/dev/null || echo ours; echo theirs; }; "
+        "containerd_containers() { grep -q 'container rm ours' $LOG.calls 2>/dev/null || echo ours; echo theirs; }; "
         f"remove_pods {shell.state}/lists/before"
     )
     calls = (tmp_path / "calls").read_text()

@@ -40,7 +40,8 @@ def test_init_of_each_version(shell: Shell, api: str) -> None:
     assert init["bootstrapTokens"] == [{"token": TOKEN, "ttl": "24h0m0s"}]
     assert init["certificateKey"] == KEY
     assert init["localAPIEndpoint"] == {"advertiseAddress": "10.1.1.1", "bindPort": 6443}
-    assert arguments(api, init["nodeRegistration"]["kubeletExtraArgs"]) == {"node-ip": "10.1.1.1"}
+    own = arguments(api, init["nodeRegistration"]["kubeletExtraArgs"])
+    assert own == {"node-ip": "10.1.1.1", "cgroup-driver": "systemd"}
     assert cluster["kubernetesVersion"] == "v1.20.2"
     assert cluster["controlPlaneEndpoint"] == "10.1.1.1:6443"
     assert cluster["networking"] == {"podSubnet": "10.9.0.0/16", "serviceSubnet": "10.96.0.0/12"}
@@ -83,10 +84,21 @@ def test_what_is_this_node_s_own(shell: Shell, api: str) -> None:
     (shell.state / "resolv.conf").touch()
     join = rendered(shell, api, f"join {TOKEN}", "OPT_SWAP=keep OPT_CA_HASH=")["JoinConfiguration"]
     assert arguments(api, join["nodeRegistration"]["kubeletExtraArgs"]) == {
-        "node-ip": "10.1.1.1", "resolv-conf": f"{shell.state}/resolv.conf", "fail-swap-on": "false",
+        "node-ip": "10.1.1.1", "cgroup-driver": "systemd", "resolv-conf": f"{shell.state}/resolv.conf",
+        "fail-swap-on": "false",
     }  # fmt: skip
     assert join["discovery"]["bootstrapToken"]["unsafeSkipCAVerification"] is True
     assert "caCertHashes" not in join["discovery"]["bootstrapToken"]
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_docker_and_the_other_cgroup_driver(shell: Shell, api: str) -> None:
+    """kubeadm knows Docker by the bare path of dockershim's socket; with a scheme it would take it for a CRI's."""
+    found = rendered(shell, api, f"init {TOKEN}", "NODE_RUNTIME=docker CGROUP_DRIVER=cgroupfs")
+    own = found["InitConfiguration"]["nodeRegistration"]
+    assert own["criSocket"] == "/var/run/dockershim.sock"
+    assert arguments(api, own["kubeletExtraArgs"])["cgroup-driver"] == "cgroupfs"
+    assert found["KubeletConfiguration"]["cgroupDriver"] == "cgroupfs"
 
 
 def test_another_version_is_refused(shell: Shell) -> None:

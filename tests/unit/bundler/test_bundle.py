@@ -108,9 +108,9 @@ def test_members_and_contract(selection: Selection, store: Store, tmp_path: Path
     assert paths == sorted(paths)
     assert [path for path in paths if not path.startswith("images/blobs/")] == [
         "images/index.json", "images/oci-layout", "installer/node/99-main.sh", "lists/el7/master.packages",
-        "lists/el7/node.packages", "lists/images", "manifests/net/net.yml", "packages/el7/a-1-0.x86_64.rpm",
-        "packages/el7/common-1-0.noarch.rpm", "packages/el7/keys/key.gpg", "packages/el7/repodata/repomd.xml",
-        "sbom.cdx.json",
+        "lists/el7/node.packages", "lists/images", "lists/layers", "manifests/net/net.yml",
+        "packages/el7/a-1-0.x86_64.rpm", "packages/el7/common-1-0.noarch.rpm", "packages/el7/keys/key.gpg",
+        "packages/el7/repodata/repomd.xml", "sbom.cdx.json",
     ]
     found = bundle.contract(selection, images, body, 7, {})
     assert found["hosts"]["el7"]["keys"] == ["packages/el7/keys/key.gpg"]
