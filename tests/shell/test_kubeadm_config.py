@@ -132,7 +132,7 @@ def test_the_kubelet_of_1_8_is_told_by_its_unit(shell: Shell) -> None:
         put_file() {{ cat; }}
         configure_kubelet_unit"""
     assert shell.out(body) == (
-        '[Service]\nEnvironment="KUBELET_EXTRA_ARGS=--node-ip=10.1.1.1 --fail-swap-on=false --cgroup-driver=systemd '
+        '[Service]\nEnvironment="KUBELET_EXTRA_ARGS=--node-ip=10.1.1.1 --cgroup-driver=systemd --fail-swap-on=false '
         '--pod-infra-container-image=k8s.gcr.io/pause:3.2 --image-gc-high-threshold=100"\n'
     )
     assert shell.out("put_file() { cat; }; configure_kubelet_unit") == ""
