@@ -98,6 +98,8 @@ def _describe(source: Source) -> Bundle:
             outside[path] = _read_outside(source, member)
             digests[path] = hashlib.sha256(outside[path]).hexdigest()
     info = parse(outside[CONTRACT])
+    if source.created not in (None, info.created):
+        raise IntegrityError("{}: `created` in {} is not the members' time stamp".format(source.path, CONTRACT))
     digests.update((entry.path, entry.sha256) for entry in info.files if entry.path not in OUTSIDE)
     return Bundle(source, info, digests)
 

@@ -21,6 +21,7 @@ class JoinedSource(Source):
         """Lay `delta` over `base`, whose members have these sha256. Raises IntegrityError."""
         self.path = "{} with {}".format(base.path, delta.path)
         self.modified = max(base.modified, delta.modified)
+        self.created = delta.created
         self._sources = (base, delta)
         self._places: Dict[str, Tuple[Source, str]] = {path: (delta, path) for path in delta.members if path != DELTA}
         by_digest = {digests[path]: path for path in base.members if path in digests}

@@ -7,11 +7,11 @@ only positioned reads (``pread``, ``sendfile``) may be used on them.
 
 import os
 import stat
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from .errors import HostError, IntegrityError, UsageError
 from .pieces import open_pieces
-from .tarindex import Member, check_path, check_paths, scan
+from .tarindex import Member, check_order, check_path, check_paths, scan
 
 Cut = Tuple[Member, int, int]  # a place, and what of it: first byte, and length
 
@@ -22,6 +22,7 @@ class Source:
     path: str
     members: Dict[str, Member]
     modified: float  # seconds since the epoch: since when the bundle has lain here
+    created: Optional[int] = None  # time stamp of the members, where they have one
 
     def acquire(self, member: Member) -> int:
         """A descriptor to read `member` from, to be given back with `release`. Raises OSError."""
@@ -73,7 +74,8 @@ class TarSource(Source):
         self._pieces = open_pieces(path)
         try:
             self._stats = [os.fstat(piece.fd) for piece in self._pieces.pieces]
-            self.members = scan(self._pieces, path)
+            self.members, self.created = scan(self._pieces, path)
+            check_order(list(self.members), path)
         except BaseException:
             self._pieces.close()
             raise

@@ -5,21 +5,20 @@ tar dialects, bytes in the padding) is refused, so that no flipped byte outside 
 """
 
 import re
-from typing import Dict, NamedTuple, Set, Tuple, Union
+from typing import Dict, List, NamedTuple, Sequence, Set, Tuple, Union
 
 from .errors import IntegrityError
 from .pieces import Pieces
+from .tarheader import BLOCK, header, safe
 
-BLOCK = 512
+FIRST = ("delta.json", "bundle.json", "SHA256SUMS", "SHA256SUMS.sig", "SHA256SUMS.sigstore.json")
 _KINDS = {
     b"1": "a hard link", b"2": "a symbolic link", b"3": "a character device", b"4": "a block device",
     b"5": "a directory", b"6": "a named pipe", b"L": "a GNU long name", b"S": "a sparse file", b"g": "a global header",
 }
-_SIZE = re.compile(rb"[0-7]{11}[\0 ]")
+_OCTAL = re.compile(rb"[0-7]{11}\0")
 _CHECKSUM = re.compile(rb"[0-7]{6}\0 ")
-_CONTROL = re.compile("[\x00-\x1f\x7f]")
-_MAX_PATH = 1024
-_MAX_TRAILER = 1 << 20
+_PAX = re.compile(rb"[1-9][0-9]? size=([0-9]{1,18})\n")
 
 
 class Member(NamedTuple):
@@ -32,12 +31,25 @@ class Member(NamedTuple):
     piece: int = 0  # number of the file, where the tar is cut into several
 
 
+class Index(NamedTuple):
+    """What a tar holds, in the order of the file, and the one time stamp (in seconds) of all of it."""
+
+    members: Dict[str, Member]
+    created: int
+
+
 def check_path(path: str) -> None:
     """Raise IntegrityError unless `path` is a plain relative path that cannot leave the bundle."""
-    parts = path.split("/")
-    if (not path or len(path) > _MAX_PATH or "\\" in path or _CONTROL.search(path)
-            or any(part in ("", ".", "..") for part in parts)):
+    if not safe(path):
         raise IntegrityError("unsafe member name: {!r}".format(path))
+
+
+def check_order(paths: Sequence[str], name: str) -> None:
+    """Raise IntegrityError unless a bundle's members come in the order in which the bundler writes them."""
+    wanted: List[str] = [path for path in FIRST if path in paths] + sorted(set(paths) - set(FIRST))
+    for found, expected in zip(paths, wanted):
+        if found != expected:
+            raise IntegrityError("{}: members out of order: {} where {} belongs".format(name, found, expected))
 
 
 def check_paths(paths: Set[str]) -> None:
@@ -50,40 +62,51 @@ def check_paths(paths: Set[str]) -> None:
                 raise IntegrityError("{} is both a file and the directory of {}".format(parent, path))
 
 
-def scan(fd: Union[int, Pieces], name: str) -> Dict[str, Member]:
-    """Index an open tar; `name` is for messages. Keys are member paths, in the order of the file.
+def scan(fd: Union[int, Pieces], name: str) -> Index:
+    """Index an open tar; `name` is for messages.
 
-    Raises IntegrityError, naming member and offset, for anything but a POSIX tar of regular files.
+    Raises IntegrityError, naming member and offset, for any byte outside the contents that the bundler does not write.
     """
     file = fd if isinstance(fd, Pieces) else Pieces.of(fd)
-    size = file.size
     members: Dict[str, Member] = {}
-    pending: Dict[str, str] = {}
-    offset, last = 0, ""
-    block = _read(file, 0, BLOCK, name, last)
+    offset, last, block = 0, "", _read(file, 0, BLOCK, name, "")
+    created = int(block[136:147], 8) if _OCTAL.fullmatch(block[136:148]) else 0
     while block.strip(b"\0"):
-        kind, path, length = _header(block, offset, name, last)
-        start = offset + BLOCK
-        offset = start + length + -length % BLOCK
-        if kind == b"x":
-            pending = _pax(_read(file, start, length, name, last), path, name)
-        else:
-            path, length = pending.get("path", path), int(pending.get("size", length))
-            offset, pending, last = start + length + -length % BLOCK, {}, path
-            check_path(path)
-            if path in members:
-                raise IntegrityError("{}: {} occurs twice".format(name, path))
-            members[path] = Member(path, start, length)
-        if offset + BLOCK > size:
-            raise _truncated(name, size, last)
-        padding = -length % BLOCK
+        member, heads = _member(file, block, offset, name, last)
+        if member.path in members:
+            raise IntegrityError("{}: {} occurs twice".format(name, member.path))
+        if heads != header(member.path, member.size, created):
+            raise IntegrityError("{}: the header of {} (at byte {}, {}) is not as the bundler writes it".format(
+                name, member.path, offset, _after(last)))
+        last, members[member.path] = member.path, member
+        padding = -member.size % BLOCK
+        offset = member.offset + member.size + padding
+        if offset + BLOCK > file.size:
+            raise _truncated(name, file.size, last)
         after = _read(file, offset - padding, padding + BLOCK, name, last)
         if after[:padding].strip(b"\0"):
-            raise IntegrityError("{}: bytes that are not zero after the end of {}".format(name, path))
+            raise IntegrityError("{}: bytes that are not zero after the end of {}".format(name, last))
         block = after[padding:]
-    _check_end(file, offset, size, name, last)
+    _check_end(file, offset, name, last)
     check_paths(set(members))
-    return members
+    return Index(members, created)
+
+
+def _member(file: Pieces, block: bytes, offset: int, name: str, last: str) -> Tuple[Member, bytes]:
+    """The member whose header is `block` at `offset`, and all its header blocks."""
+    kind, path, size = _header(block, offset, name, last)
+    heads = block
+    if kind == b"x":
+        found = _PAX.match(_read(file, offset + BLOCK, BLOCK, name, last)) if size <= BLOCK else None
+        if found is None:
+            raise IntegrityError("{}: malformed extended header {}".format(name, path))
+        heads = _read(file, offset, 3 * BLOCK, name, last)
+        kind, path, _ = _header(heads[2 * BLOCK:], offset + 2 * BLOCK, name, last)
+        if kind == b"x":
+            raise IntegrityError("{}: malformed extended header {}".format(name, path))
+        size = int(found.group(1))
+    check_path(path)
+    return Member(path, offset + len(heads), size), heads
 
 
 def _read(file: Pieces, offset: int, length: int, name: str, last: str) -> bytes:
@@ -103,10 +126,10 @@ def _header(block: bytes, offset: int, name: str, last: str) -> Tuple[bytes, str
     path, prefix = block[:100].rstrip(b"\0"), block[345:500].rstrip(b"\0")
     raw = prefix + b"/" + path if prefix else path
     where = "{}, header of {} (at byte {}, {})".format(
-        name, ascii(raw.decode("latin-1"))[1:-1], offset, "after " + last if last else "the first")
+        name, ascii(raw.decode("latin-1"))[1:-1], offset, _after(last))
     if block[257:265] != b"ustar\x0000":
         raise IntegrityError("{}: not a POSIX tar header".format(where))
-    if not _CHECKSUM.fullmatch(block[148:156]) or not _SIZE.fullmatch(block[124:136]):
+    if not _CHECKSUM.fullmatch(block[148:156]) or not _OCTAL.fullmatch(block[124:136]):
         raise IntegrityError("{}: malformed".format(where))
     if sum(block) - sum(block[148:156]) + 8 * 0x20 != int(block[148:154], 8):
         raise IntegrityError("{}: wrong checksum".format(where))
@@ -121,29 +144,13 @@ def _header(block: bytes, offset: int, name: str, last: str) -> Tuple[bytes, str
     return kind, text, int(block[124:135], 8)
 
 
-def _pax(body: bytes, path: str, name: str) -> Dict[str, str]:
-    """Records of an extended header; only a size or a path that ustar cannot hold may be in it."""
-    records: Dict[str, str] = {}
-    error = IntegrityError("{}: malformed extended header {}".format(name, path))
-    while body:
-        match = re.match(rb"([1-9][0-9]{0,4}) (path|size)=", body)
-        if not match or len(body) < int(match.group(1)):
-            raise error
-        length = int(match.group(1))
-        value, key = body[match.end():length - 1], match.group(2).decode()
-        if body[length - 1:length] != b"\n" or key in records or (key == "size" and not value.isdigit()):
-            raise error
-        try:
-            records[key] = value.decode("utf-8")
-        except UnicodeDecodeError:
-            raise error from None
-        body = body[length:]
-    return records
+def _after(last: str) -> str:
+    return "after " + last if last else "the first"
 
 
-def _check_end(file: Pieces, offset: int, size: int, name: str, last: str) -> None:
-    """After the last member: zeros only, at least two blocks of them."""
-    if size < offset + 2 * BLOCK:
-        raise _truncated(name, size, last)
-    if size - offset > _MAX_TRAILER or file.pread(size - offset, offset).strip(b"\0"):
+def _check_end(file: Pieces, offset: int, name: str, last: str) -> None:
+    """After the last member: two blocks of zeros, and nothing else."""
+    if file.size < offset + 2 * BLOCK:
+        raise _truncated(name, file.size, last)
+    if file.size > offset + 2 * BLOCK or file.pread(2 * BLOCK, offset).strip(b"\0"):
         raise IntegrityError("{}: bytes after the end of the archive, at byte {}".format(name, offset))

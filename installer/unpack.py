@@ -4,15 +4,14 @@ import argparse
 import hashlib
 import os
 import sys
-from typing import Any, BinaryIO, Tuple
+from typing import Any, BinaryIO
 
 from .bundle import OUTSIDE, Bundle
 from .errors import HostError, IntegrityError
 from .progress import Progress, human
-from .tarindex import BLOCK, Member
+from .tarheader import BLOCK, header
+from .tarindex import Member
 from .verify import compare_sums
-
-_USTAR_MAX = 8 ** 11 - 1
 
 
 def add_verb(verbs: Any) -> None:
@@ -73,34 +72,3 @@ def _copy(bundle: Bundle, member: Member, file: BinaryIO, progress: Progress) ->
         progress.add(len(piece))
     if digest.hexdigest() != bundle.digests[member.path]:
         raise IntegrityError("{}: {} differs from its digest".format(bundle.source.path, member.path))
-
-
-def header(path: str, size: int, created: int) -> bytes:
-    """The header of a member as the bundler writes it (docs/formats.md, section 4)."""
-    mode = 0o755 if path.startswith("bin/") or path.endswith(".sh") else 0o644
-    if size <= _USTAR_MAX:
-        return _block(path, mode, size, created, b"0")
-    record, length = "", 0
-    while length != len(record):
-        length = len(record)
-        record = "{} size={}\n".format(length, size)
-    body = record.encode("ascii")
-    return (_block("pax", 0o644, len(body), created, b"x") + body + bytes(-len(body) % BLOCK)
-            + _block(path, mode, 0, created, b"0"))
-
-
-def _block(path: str, mode: int, size: int, created: int, kind: bytes) -> bytes:
-    prefix, name = _split(path)
-    block = b"".join((
-        name.encode("ascii").ljust(100, b"\0"), b"%07o\0" % mode, b"0000000\0" * 2, b"%011o\0" % size,
-        b"%011o\0" % created, b" " * 8, kind, bytes(100), b"ustar\x0000", bytes(64), b"0000000\0" * 2,
-        prefix.encode("ascii").ljust(155, b"\0"), bytes(12)))
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
-
-
-def _split(path: str) -> Tuple[str, str]:
-    """ustar's prefix, as long as it can be, and name."""
-    if len(path) <= 100:
-        return "", path
-    cut = path.rfind("/", 0, 156)
-    return path[:cut], path[cut + 1:]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import os
+import struct
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 NODE_SCRIPT = b'main() { printf "%s\\n" "$SERVER" "$@"; }\n'
-FIRST = ("bundle.json", "SHA256SUMS", "SHA256SUMS.sig")
+FIRST = ("bundle.json", "SHA256SUMS", "SHA256SUMS.sig", "SHA256SUMS.sigstore.json")
 
 
 def sha256(data: bytes) -> str:
@@ -99,13 +99,29 @@ def complete(members: Mapping[str, bytes], images: Sequence[Mapping[str, Any]] =
 def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
     """Write members as a bundle's tar, as they are."""
     order = [name for name in FIRST if name in members] + sorted(name for name in members if name not in FIRST)
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name in order:
-            info = tarfile.TarInfo(name)
-            info.size, info.mtime = len(members[name]), CREATED
-            info.mode = 0o755 if name.startswith("bin/") or name.endswith(".sh") else 0o644
-            tar.addfile(info, io.BytesIO(members[name]))
+    return write_members(path, [(name, members[name]) for name in order])
+
+
+def write_members(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    """Write a tar of these members, in this order."""
+    with path.open("wb") as tar:
+        for name, data in members:
+            tar.write(header(name, len(data)) + data + bytes(-len(data) % 512))
+        tar.write(bytes(1024))
     return path
+
+
+def header(name: str, size: int, mtime: int = CREATED, uid: int = 0, owner: str = "", kind: bytes = b"0") -> bytes:
+    """A ustar header, as docs/formats.md has it; other values are for what must be refused."""
+    cut = name.rfind("/", 0, 156) if len(name) > 100 else -1
+    prefix, base = name[: max(cut, 0)], name[cut + 1 :] if cut > 0 else name
+    mode = 0o755 if name.startswith("bin/") or name.endswith(".sh") else 0o644
+    fields = (("100s", base.encode()), ("8s", b"%07o" % mode), ("8s", b"%07o" % uid), ("8s", b"%07o" % 0),
+              ("12s", b"%011o" % size), ("12s", b"%011o" % mtime), ("8s", b" " * 8), ("1s", kind), ("100s", b""),
+              ("6s", b"ustar"), ("2s", b"00"), ("32s", owner.encode()), ("32s", b""), ("8s", b"%07o" % 0),
+              ("8s", b"%07o" % 0), ("155s", prefix.encode()), ("12s", b""))
+    block = struct.pack("=" + "".join(form for form, _ in fields), *(value for _, value in fields))
+    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
 
 
 def make_bundle(
@@ -140,12 +156,11 @@ def sparse_bundle(path: Path, tree: Path, size: int, count: int) -> Path:
     with path.open("wb") as tar:
         for name in [*FIRST[:2], *sorted({*whole, *holes} - set(FIRST))]:
             data = whole.get(name, b"")
-            info = tarfile.TarInfo(name)
-            info.size, info.mtime = len(data) if name in whole else size, CREATED
-            tar.write(info.tobuf(tarfile.USTAR_FORMAT) + data)
-            tar.seek(-(-info.size // 512) * 512 - len(data), 1)
+            length = len(data) if name in whole else size
+            tar.write(header(name, length) + data)
+            tar.seek(-(-length // 512) * 512 - len(data), 1)
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).write_bytes(data)
-            os.truncate(tree / name, info.size)
+            os.truncate(tree / name, length)
         tar.write(bytes(1024))
     return path

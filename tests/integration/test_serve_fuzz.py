@@ -79,7 +79,7 @@ def members() -> dict[str, bytes]:
         "bin/amd64/tool": chance.randbytes(150_000),
         "small": b"s" * 500,
         "empty": b"",
-        "dir/with space/%41": b"odd",
+        "dir/odd+name/%41": b"odd",
     }
     images = [
         add_image(found, "k8s.gcr.io/pause:3.2", [chance.randbytes(90_000)]),

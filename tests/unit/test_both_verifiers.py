@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import tarfile
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bundler import archive
 from bundler.archive import Member
 from bundler.errors import BundlerError
 from bundler.progress import Progress
@@ -17,7 +18,9 @@ from bundler.sign import keygen
 from bundler.verify import verify
 from installer import errors as installer_errors
 from installer.bundle import open_bundle
+from installer.tarheader import header as installer_header
 from installer.verify import verify as verify_inside
+from tests.bundles import CREATED, header
 from tests.unit.bundler.conftest import bundle_members, write_tar
 
 CONTENT = {
@@ -49,6 +52,13 @@ def verdicts(path: Path, key: Path | None = None) -> tuple[int, int]:
 @pytest.fixture
 def members() -> list[Member]:
     return bundle_members([Member.of(path, content) for path, content in sorted(CONTENT.items())])
+
+
+@pytest.mark.parametrize("size", [0, 5, 8**11 - 1, 8**11, 10**15])
+@pytest.mark.parametrize("path", ["a", "bin/amd64/x", "x/" * 60 + "n" * 90, "p" * 155 + "/" + "n" * 100])
+def test_both_know_one_header(path: str, size: int) -> None:
+    assert installer_header(path, size, CREATED) == archive.header(path, size, CREATED)
+    assert size >= 8**11 or header(path, size) == archive.header(path, size, CREATED)
 
 
 def test_both_accept_a_whole_bundle(tmp_path: Path, members: list[Member]) -> None:
@@ -119,10 +129,51 @@ def test_both_refuse_other_members(
 )
 def test_both_refuse_unsafe_members(tmp_path: Path, members: list[Member], name: str, kind: bytes) -> None:
     path = write_tar(tmp_path / "b.tar", members)
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.mtime = kind, "/etc/passwd" if kind in (b"1", b"2") else "", 1610496000
-    buffer = BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        tar.addfile(info)
-    path.write_bytes(path.read_bytes()[:-1024] + buffer.getvalue())
+    path.write_bytes(path.read_bytes()[:-1024] + header(name, 0, kind=kind) + bytes(1024))
     assert verdicts(path) == (6, 6)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 2), (2, 3), (0, -1), (-2, -1)])
+def test_both_refuse_members_out_of_order(tmp_path: Path, members: list[Member], first: int, second: int) -> None:
+    members[first], members[second] = members[second], members[first]
+    assert verdicts(write_tar(tmp_path / "b.tar", members)) == (6, 6)
+
+
+@pytest.mark.parametrize("tail", [b"\0", bytes(512), bytes(9216), b"x"])
+def test_both_refuse_what_follows_the_end(tmp_path: Path, members: list[Member], tail: bytes) -> None:
+    path = write_tar(tmp_path / "b.tar", members)
+    path.write_bytes(path.read_bytes() + tail)
+    assert verdicts(path) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"uid": 1000}, {"owner": "root"}, {"mtime": CREATED + 1}, {"kind": b"\0"}, {"kind": b"7"}], ids=str
+)
+def test_both_refuse_other_headers(tmp_path: Path, members: list[Member], fields: dict[str, Any]) -> None:
+    """Each sound by itself, with a checksum that fits."""
+    path = write_tar(tmp_path / "b.tar", members)
+    size = members[-1].size
+    ours, other = header(members[-1].path, size), header(members[-1].path, size, **fields)
+    assert path.read_bytes().count(ours) == 1
+    path.write_bytes(path.read_bytes().replace(ours, other))
+    assert verdicts(path) == (6, 6)
+
+
+def test_both_refuse_another_time_stamp_than_the_contract_s(tmp_path: Path, members: list[Member]) -> None:
+    assert verdicts(write_tar(tmp_path / "b.tar", members, CREATED + 1)) == (6, 6)
+
+
+def test_both_refuse_a_path_cut_elsewhere(tmp_path: Path) -> None:
+    """ustar can hold a long path in several ways; the bundler writes one."""
+    name = "/".join(["manifests", "a" * 60, "b" * 40, "c" * 30])
+    path = write_tar(tmp_path / "b.tar", bundle_members([Member.of(name, b"")]))
+    assert verdicts(path) == (0, 0)
+    ours = header(name, 0)
+    cut = name.index("/b")
+    fields = bytearray(ours)
+    fields[:100], fields[345:500] = name[cut + 1 :].encode().ljust(100, b"\0"), name[:cut].encode().ljust(155, b"\0")
+    fields[148:156] = b" " * 8
+    fields[148:156] = b"%06o\0 " % sum(fields)
+    path.write_bytes(path.read_bytes().replace(ours, bytes(fields)))
+    assert verdicts(path) == (6, 6)
+
