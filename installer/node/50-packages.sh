@@ -109,6 +109,17 @@ package_command() {
   supervise 600 'installing packages' "$manager" "${options[@]}" "$@"
 }
 
+# record_packages: those that no earlier run put on its list: a package that was removed by hand and comes back is of the
+# first list, where it goes together with what needs it.
+record_packages() {
+  local list fresh
+  fresh=$(missing_packages)
+  while read -r list; do
+    fresh=$(grep -Fxv -f "$STATE/lists/$list" <<<"$fresh" || true)
+  done < <(awk -F'\t' '$1 == "packages" { print $2 }' "$STATE/journal" 2>/dev/null || true)
+  [ -z "$fresh" ] || record packages "$(keep_lines packages <<<"$fresh")"
+}
+
 # offer_packages: the local repository, ready to install from; everything that its packages will change is recorded.
 offer_packages() {
   fetch "lists/$HOST_OS/$ROLE.packages"
@@ -119,7 +130,7 @@ offer_packages() {
   fetch_packages
   learn_names
   own_directories
-  record packages "$(missing_packages | keep_lines packages)"
+  record_packages
   trust_keys
   mkdir -p "$STATE/repos"
   repository >"$STATE/repos/kubecarry.repo"

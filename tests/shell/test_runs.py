@@ -150,3 +150,13 @@ def test_images_are_those_of_the_role_that_are_not_complete_at_their_digest(shel
     )
     told = shell.out(f"ROLE=node; ctr_images() {{ cat <<'END'\n{check}END\n}}; missing_images")
     assert told == f"{digest['c']} r/three:1\n{digest['d']} r/four:1\n"
+
+
+def test_a_package_that_comes_back_stays_on_the_list_that_it_was_on(shell: Shell) -> None:
+    """So that down removes it in one transaction with what needs it."""
+    shell.out("missing_packages() { printf 'kubelet-1\nsocat-1\n'; }; record_packages")
+    shell.out("missing_packages() { echo socat-1; }; record_packages")
+    assert len(shell.journal) == 1
+    shell.out("missing_packages() { printf 'socat-1\nkubectl-2\n'; }; record_packages")
+    lists = [(shell.state / "lists" / line.split("\t")[1]).read_text() for line in shell.journal]
+    assert lists == ["kubelet-1\nsocat-1\n", "kubectl-2\n"]
