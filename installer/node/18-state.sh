@@ -71,6 +71,7 @@ finish() {
   trap - EXIT
   [ -z "$CHILD$IMAGES_PID" ] || kill ${CHILD:+"$CHILD"} ${IMAGES_PID:+"$IMAGES_PID"} 2>/dev/null || true
   [ -z "$CA_FILE" ] || rm -f "$CA_FILE"
+  collect_clean
   [ ! -d "$STATE/tmp" ] || [ "$LOG_SINK" = /dev/null ] || rm -rf "$STATE/tmp"
   if [ "$code" -ne 0 ] && [ -z "$REPORTED" ]; then
     printf 'error: %s failed unexpectedly (code %s)%s\n       see %s, then run the same line again: it goes on from there\n' \

@@ -53,6 +53,7 @@ any    links
 any    runtime
 any    containerd
 any    docker
+any    sealed
 any    ports
 '
 

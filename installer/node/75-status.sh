@@ -45,9 +45,17 @@ status_packages() {
   [ "$(kubelet_version)" = "$(state_get version)" ] || differs "kubelet is not the $(state_get version) installed"
 }
 
+# status_images: of the role, while there is a runtime to ask.
+status_images() {
+  local ref
+  ROLE=$(state_get role)
+  if [ ! -e "$CACHE/lists/images" ] || ! systemctl is-active -q "$NODE_RUNTIME" 2>/dev/null </dev/null; then return 0; fi
+  while read -r _ ref; do differs "image $ref is missing or incomplete"; done < <(missing_images)
+}
+
 status_host() {
   local key
-  if recorded swap && [ -n "$(swap_devices)" ]; then differs "swap is on again: $(swap_devices | tr '\n' ' ')"; fi
+  if [ "$(state_get swap)" = off ] && [ -n "$(swap_devices)" ]; then differs "swap is on: $(swap_devices | xargs)"; fi
   for key in net.bridge.bridge-nf-call-iptables net.ipv4.ip_forward; do
     [ "$(sysctl -n $key 2>/dev/null)" = 1 ] || differs "$key is not 1"
   done
@@ -80,8 +88,10 @@ status() {
   tell steps "$(sed -n 's/^step-//p' "$STATE/state" | awk -F= '{ printf "%s%s %s", s, $1, $2; s = ", " }')"
   status_packages
   status_units
+  status_images
   status_host
   changed_files
+  [ "$(state_get sealed)" != yes ] || sealed_report
   if [ "$(state_get cluster)" = 'done' ]; then status_cluster; else differs 'the installation is unfinished: run the same line again'; fi
   [ $DIFFERS -eq 0 ] || return $E_ENVIRONMENT
 }

@@ -4,7 +4,8 @@
 VERB=''
 OPT_ADDRESS='' OPT_INTERFACE='' OPT_NODE_NAME='' OPT_TOKEN='' OPT_CA_HASH='' OPT_IGNORE=''
 OPT_FIREWALL=open OPT_SWAP=off OPT_TIMEOUT=300 OPT_SINGLE_NODE='' OPT_YES='' OPT_KEEP_PACKAGES=''
-OPT_ROLE=master OPT_FORCE='' OPT_DELETE_EMPTYDIR='' OPT_RUNTIME='' OPT_CGROUP_DRIVER=''
+OPT_ROLE=master OPT_FORCE='' OPT_DELETE_EMPTYDIR='' OPT_RUNTIME='' OPT_CGROUP_DRIVER='' OPT_SEALED=''
+OPT_OBJECT='' # the node to remove, the file to collect into
 
 usage() {
   cat >&2 <<END
@@ -15,6 +16,9 @@ usage: $(deploy_curl) | bash -s VERB [OPTION…]
   join, j [ADDRESS[:PORT]]  join this host to the cluster of that master (port 6443)
   status                    what is installed here, and what differs from it
   token                     on a master: print a join line with a valid token
+  sealed                    on a node installed with --sealed: what it tried to reach outside
+  remove NODE               on a master: drain a node, dead or alive, and take it out of the cluster
+  collect [FILE]            what is needed to find a fault, secrets masked, as a tar.gz
   down, d                   undo everything that was done to this host
 
 master, join, preflight:
@@ -27,6 +31,7 @@ master, join, preflight:
   --timeout SECONDS         for each long wait (default 300)
   --runtime NAME            containerd or docker (default: what runs here already, else ${RUNTIME:-containerd})
   --cgroup-driver NAME      systemd or cgroupfs (default: as the runtime of this host has it, else systemd)
+  --sealed                  let no image come from elsewhere, and list what tried to reach anything outside
 master:
   --pod-subnet CIDR         default $POD_SUBNET
   --service-subnet CIDR     default $SERVICE_SUBNET
@@ -36,6 +41,10 @@ master:
 join:
   --token TOKEN             required
   --ca-cert-hash HASH       sha256:…; without it the master's identity is not checked
+remove:
+  --force                   evict pods that no controller would make again
+  --delete-emptydir-data    evict pods that keep data on the node
+  --timeout SECONDS         for draining (default 300)
 down:
   --yes                     do not ask, even on a terminal
   --keep-packages           leave the packages installed
@@ -74,11 +83,12 @@ set_option() {
 
 # allowed_options VERB: those that take a value, then those that do not.
 allowed_options() {
-  local node='--advertise-address --interface --node-name --firewall --swap --ignore --timeout --runtime --cgroup-driver'
+  local node='--advertise-address --interface --node-name --firewall --swap --ignore --timeout --runtime --cgroup-driver --sealed'
   case $1 in
     master) printf '%s' "$node --pod-subnet --service-subnet --node-port-range --token --single-node" ;;
     join) printf '%s' "$node --token --ca-cert-hash --discovery-token-ca-cert-hash" ;;
     preflight) printf '%s' "$node --pod-subnet --service-subnet --token --ca-cert-hash --discovery-token-ca-cert-hash --single-node" ;;
+    remove) printf '%s' '--force --delete-emptydir-data --timeout' ;;
     down) printf '%s' '--yes --keep-packages' ;;
   esac
 }
@@ -98,6 +108,10 @@ positional() {
     preflight:master | preflight:m) OPT_ROLE=master ;;
     preflight:join | preflight:j | preflight:node) OPT_ROLE=node ;;
     join:* | preflight:*) set_master "$1" ;;
+    collect:* | remove:*)
+      [ -z "$OPT_OBJECT" ] || misuse "\"$1\": one word only"
+      OPT_OBJECT=$1
+      ;;
     *) misuse "\"$1\": $VERB takes no such word" ;;
   esac
 }
@@ -109,7 +123,7 @@ parse() {
     m) VERB='master' ;;
     j) VERB='join' ;;
     d) VERB='down' ;;
-    preflight | master | join | status | token | down) VERB=$1 ;;
+    preflight | master | join | status | sealed | token | remove | collect | down) VERB=$1 ;;
     help | -h | --help)
       usage
       exit 0
@@ -127,10 +141,11 @@ parse() {
     case $1 in
       --single-node) OPT_SINGLE_NODE=1 ;;
       --yes) OPT_YES=1 ;;
+      --sealed) OPT_SEALED=1 ;;
       --keep-packages) OPT_KEEP_PACKAGES=1 ;;
       --force) OPT_FORCE=1 ;;
       --delete-emptydir-data) OPT_DELETE_EMPTYDIR=1 ;;
-      --single-node=* | --yes=* | --keep-packages=* | --force=* | --delete-emptydir-data=*) misuse "$name takes no value" ;;
+      --single-node=* | --sealed=* | --yes=* | --keep-packages=* | --force=* | --delete-emptydir-data=*) misuse "$name takes no value" ;;
       --*=*) set_option "$name" "${1#*=}" ;;
       -*)
         [ $# -gt 1 ] || misuse "$name needs a value"
@@ -149,6 +164,8 @@ check_combination() {
   if [ "$VERB" = join ]; then
     [ -n "$MASTER_HOST" ] || misuse 'join needs the address of the master'
     [ -n "$OPT_TOKEN" ] || misuse 'join needs --token'
+  elif [ "$VERB" = remove ]; then
+    [[ $OPT_OBJECT =~ ^[A-Za-z0-9][A-Za-z0-9.-]*$ ]] || misuse 'remove needs the name of a node'
   elif [ "$VERB" = master ] && [ -n "$OPT_TOKEN" ]; then
     [[ $OPT_TOKEN =~ ^[a-z0-9]{6}\.[a-z0-9]{16}$ ]] || misuse '--token: not of the form abcdef.0123456789abcdef'
   fi

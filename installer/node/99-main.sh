@@ -24,6 +24,7 @@ remember() {
   state_set nodeports "$NODE_PORTS"
   state_set runtime "$NODE_RUNTIME"
   state_set cgroup-driver "$CGROUP_DRIVER"
+  state_set swap "$OPT_SWAP"
 }
 
 # stage NAME FUNCTION [ARG…]: a step that status shows.
@@ -43,6 +44,7 @@ prepare() {
   step bundle fetch_sums
   remember
   own_cluster
+  stage sealed seal_host
   stage runtime install_runtime
   relax_selinux
   load_modules
@@ -62,6 +64,7 @@ verb_master() {
   untaint
   stage addons apply_listed "$ADDON_MANIFESTS"
   give_kubeconfig
+  tell_sealed
   say "the master $NODE_NAME is Ready: Kubernetes $KUBERNETES_VERSION at $NODE_ADDRESS:6443"
   report 'done'
   print_join "$(master_token)"
@@ -85,6 +88,7 @@ verb_join() {
   prepare node
   stage kubeadm join_cluster
   stage ready await_ready
+  tell_sealed
   say "$NODE_NAME has joined and is Ready"
   report 'done'
 }
@@ -108,6 +112,30 @@ verb_token() {
   begin
   need_master
   print_join "$(create_token)"
+}
+
+verb_sealed() {
+  [ "$(id -u)" = 0 ] || die $E_ENVIRONMENT 'not root' 'run it as root'
+  [ "$(state_get sealed)" = yes ] || die $E_ENVIRONMENT 'this host was not installed with --sealed' 'run the line that installed it again, with --sealed'
+  sealed_report
+  [ $DIFFERS -eq 0 ] || {
+    REPORTED=1
+    exit $E_ENVIRONMENT
+  }
+}
+
+verb_remove() {
+  begin
+  need_master
+  NODE_NAME=$(state_get name)
+  step remove remove_node "${OPT_OBJECT,,}"
+}
+
+verb_collect() {
+  [ "$(id -u)" = 0 ] || die $E_ENVIRONMENT 'not root' 'run it as root'
+  NODE_NAME=$(state_get name)
+  [ -n "$NODE_NAME" ] || detect_name
+  collect "$OPT_OBJECT"
 }
 
 verb_down() {
