@@ -27,14 +27,18 @@ def unpack_installer(bundle: Path, into: Path) -> None:
     run("tar", "-C", into, "-xf", bundle, "installer")
 
 
-def serve(lab: Lab, bundle: Path, carried: Path) -> None:
-    """Start `python3 -m installer serve` at the switch, with the installer under carried; LabError if it fails."""
+def serve(lab: Lab, bundle: Path, carried: Path, *options: str, at: str = SWITCH_ADDRESS) -> None:
+    """Start `python3 -m installer serve` at an address of the switch, with the installer under carried.
+
+    Options are those of `serve`. Raises LabError if it does not answer.
+    """
     net.up(lab)
-    words = ["/usr/bin/python3", "-m", "installer", "serve", str(bundle)]
-    process = start(lab, "installer", [*net.within(lab.switch), *words], cwd=carried)
-    answers = [*net.within(lab.switch), "curl", "-fsS", "-m", "2", f"{URL}/healthz"]
+    name = "installer" if at == SWITCH_ADDRESS else f"installer-{at}"
+    words = ["/usr/bin/python3", "-m", "installer", "serve", "--bind", at, *options, str(bundle)]
+    process = start(lab, name, [*net.within(lab.switch), *words], cwd=carried)
+    answers = [*net.within(lab.switch), "curl", "-fsS", "-m", "2", f"http://{at}:{PORT}/healthz"]
     if not until(lambda: _succeeds(lambda: run(*answers)) or not process.alive(), 120) or not process.alive():
-        raise LabError(f"the server did not start:\n{(lab.dir / 'installer.log').read_text()[-2000:]}")
+        raise LabError(f"the server did not start:\n{(lab.dir / f'{name}.log').read_text()[-2000:]}")
 
 
 def deploy(node: Node, words: str, seconds: float = 600) -> str:
