@@ -83,7 +83,8 @@ def test_rules_that_are_gone_and_another_registry_are_told(shell: Shell, seen: P
     ],
 )
 def test_a_host_that_cannot_be_sealed_is_refused(shell: Shell, given: str, told: str) -> None:
-    check = f"docker_active() {{ false; }}; {given}; CHECKING=sealed; check_sealed; printf '%s\\n' ${{FAULTS[@]+\"${{FAULTS[@]}}\"}}"
+    check = f"docker_active() {{ false; }}; {given}; CHECKING=sealed; check_sealed; "
+    check += 'printf "%s\\n" ${FAULTS[@]+"${FAULTS[@]}"}'
     assert told in shell.out(f"OPT_SEALED=1; {check}")
     assert shell.out(check).strip() == "", "only where it was asked for"
 
