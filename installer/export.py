@@ -5,19 +5,25 @@ import hashlib
 import json
 import os
 import shutil
+import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Container, Dict, List, Union
 from urllib.parse import urlsplit
 
+from . import charts
 from .bundle import Bundle
 from .errors import HostError, IntegrityError, UsageError
-from .images import Images, Repository, blob_path
-from .nginxconf import listing, objects, render
+from .facts import facts
+from .images import Images, Repository
+from .nginxconf import MADE, listing, objects, place_of, render
 from .nodescript import NodeScript
 from .progress import Progress
+from .server.page import Page
+from .server.repos import Repos
 from .servers import also, check_urls
 from .tarindex import Member
+from .unpack import add_bundle
 from .verify import check_signature
 
 _PIECE = 1 << 20
@@ -28,10 +34,12 @@ def add_verb(verbs: Any) -> None:
     """Add `export` to the command line."""
     about = "write a bundle as a tree with an nginx.conf, for any number of nginx machines or an object store"
     verb = verbs.add_parser("export", help=about, description=about[0].upper() + about[1:] + ".")
-    verb.add_argument("bundle", metavar="BUNDLE", help="the tar, or the directory it was unpacked to")
+    add_bundle(verb)
     verb.add_argument("folder", metavar="DIR", help="where to; must not be there yet, or be empty")
     verb.add_argument("--servers", metavar="URL", nargs="+", required=True,
                       help="under which URLs the tree will be served; nodes turn to the next where one fails")
+    verb.add_argument("--tls-ca", metavar="PEM", default="",
+                      help="the CA of the servers' certificates, for nodes to trust it alone; all URLs are https then")
     verb.add_argument("--objects", action="store_true",
                       help="lay /v2/ out as files, too (hard links), for servers that cannot map names")
     verb.add_argument("--key", metavar="PUB", default="", help="check the bundle's signature with this key (PEM) first")
@@ -47,18 +55,45 @@ def export(bundle: Bundle, options: argparse.Namespace) -> None:
         raise UsageError("{}: not empty".format(folder), "name another directory, or remove that one")
     if options.key:
         check_signature(bundle, options.key)
-    script = NodeScript(bundle, also(servers[1:])).render(servers[0])
+    ca = _authority(options.tls_ca, servers) if options.tls_ca else ""
+    script = NodeScript(bundle, dict(also(servers[1:]), **({"SERVER_CA": ca} if ca else {})))
     new = folder + ".new"
     try:
         _make_room(new, sum(member.size for member in bundle.members.values()))
-        _write(bundle, new, folder, script, servers, options.objects)
+        _write(bundle, new, folder, _made(bundle, script, servers[0], ca), servers, options.objects)
         os.rename(new, folder)
     except OSError as error:
         raise HostError("{}: {}".format(error.filename or new, error.strerror), "check the disk and its rights") \
             from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    _tell(bundle, folder, servers, hashlib.sha256(script).hexdigest(), options.json)
+    _tell(bundle, folder, servers, script.digest(servers[0]), bool(ca), options.json)
+
+
+def _authority(path: str, servers: List[str]) -> str:
+    """The certificates in a file. Raises UsageError."""
+    if not all(url.startswith("https:") for url in servers):
+        raise UsageError("--tls-ca goes with https:// servers alone", "leave it out, or give https:// URLs")
+    try:
+        with open(path, encoding="ascii") as file:
+            text = file.read()
+        ssl.create_default_context(cadata=text)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise UsageError("{}: no certificates in PEM form: {}".format(path, error),
+                         "give --tls-ca the CA that signed the servers' certificates") from None
+    return text
+
+
+def _made(bundle: Bundle, script: NodeScript, server: str, ca: str) -> Dict[str, bytes]:
+    """What the server would make for who asks it as `server`, by path below `www`."""
+    found = facts(bundle)
+    made = {"deploy.sh": script.render(server), "healthz": b"ok\n",
+            "index.html": Page(found, script).render(server, None),
+            "api/bundle": (json.dumps(found) + "\n").encode("ascii")}
+    repos = Repos(bundle)
+    made.update((path[1:], repos.render(path, server)) for path in repos.paths)
+    made.update({"ca.pem": ca.encode("ascii")} if ca else {})
+    return made
 
 
 def _make_room(new: str, size: int) -> None:
@@ -70,19 +105,22 @@ def _make_room(new: str, size: int) -> None:
                         "make room, or name a directory on another disk")
 
 
-def _write(bundle: Bundle, new: str, folder: str, script: bytes, servers: List[str], with_objects: bool) -> None:
+def _write(bundle: Bundle, new: str, folder: str, made: Dict[str, bytes], servers: List[str],
+           with_objects: bool) -> None:
     www = os.path.join(new, "www")
     copy_members(bundle, www)
     images = Images(bundle)
+    of_charts = charts.add(bundle, images)
     found = [one for one in (images.find(name) for name in images.names) if one is not None]
-    made: Dict[str, bytes] = {"deploy.sh": script, "healthz": b"ok\n",
-                              "v2/_catalog": (json.dumps({"repositories": images.names}) + "\n").encode("ascii")}
+    made["v2/_catalog"] = (json.dumps({"repositories": images.names}) + "\n").encode("ascii")
     made.update(("v2/{}/tags/list".format(one.name), listing(one.name, one)) for one in found)
     for path, data in made.items():
         _put(os.path.join(www, path), data, bundle.info.created)
+    for digest, what in of_charts.items():
+        _put_blob(www, os.path.join(www, MADE, digest.partition(":")[2]), what, bundle.info.created)
     if with_objects:
-        _put(os.path.join(new, "headers.tsv"), _link(www, found).encode("utf-8"), bundle.info.created)
-    config = render(images, folder, _listen(servers))
+        _put(os.path.join(new, "headers.tsv"), _link(www, found, of_charts).encode("utf-8"), bundle.info.created)
+    config = render(images, of_charts, folder, _listen(servers))
     _put(os.path.join(new, "nginx.conf"), config.encode("utf-8"), bundle.info.created)
 
 
@@ -93,13 +131,22 @@ def _listen(servers: List[str]) -> List[str]:
     return found or [_DEFAULT_PORT]
 
 
-def _link(www: str, found: List[Repository]) -> str:
+def _put_blob(www: str, path: str, what: Union[bytes, str], created: int) -> None:
+    """A blob of a chart: its bytes, or the member that has them."""
+    if isinstance(what, bytes):
+        _put(path, what, created)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.link(os.path.join(www, what), path)
+
+
+def _link(www: str, found: List[Repository], made: Container[str]) -> str:
     """Lay /v2/ out; lines of path, Content-Type and digest, for the upload to an object store."""
     lines = []
     for path, digest, media_type in objects(found):
         target = os.path.join(www, path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        os.link(os.path.join(www, blob_path(digest)), target)
+        os.link(os.path.join(www, place_of(digest, made), digest.partition(":")[2]), target)
         lines.append("{}\t{}\t{}\n".format(path, media_type, digest))
     return "".join(lines)
 
@@ -147,13 +194,15 @@ def _finish(path: str, created: int, runs: bool) -> None:
     os.utime(path, (created, created))
 
 
-def _tell(bundle: Bundle, folder: str, servers: List[str], digest: str, as_json: bool) -> None:
+def _tell(bundle: Bundle, folder: str, servers: List[str], digest: str, own_ca: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"directory": folder, "servers": servers, "deploy_sha256": digest,
                           "files": len(bundle.members)}, indent=1, sort_keys=True))
         return
     print("{0}: copy it to each machine (rsync -aH), then there:\n  nginx -p {0} -c nginx.conf".format(folder))
     for url in servers:
-        print("\nFor nodes that reach {0}, as root:\n  curl -fsSL {0}/deploy.sh | bash -s master\n"
-              "or, checked before it runs:\n  curl -fsSL {0}/deploy.sh -o deploy.sh && "
-              'echo "{1}  deploy.sh" | sha256sum -c - && bash deploy.sh master'.format(url, digest))
+        print("\nFor nodes that reach {}, as root:".format(url))
+        if not own_ca:  # a node has nothing to know it by, before it has deploy.sh
+            print("  curl -fsSL {}/deploy.sh | bash -s master\nor, checked before it runs:".format(url))
+        print('  curl -fsSL{2} {0}/deploy.sh -o deploy.sh && echo "{1}  deploy.sh" | sha256sum -c - && '
+              "bash deploy.sh master".format(url, digest, " -k" if own_ca else ""))

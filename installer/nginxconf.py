@@ -2,11 +2,13 @@
 
 import json
 import re
-from typing import Dict, Iterable, List, Tuple
+from typing import Container, Dict, Iterable, List, Tuple
 from urllib.parse import quote
 
-from .images import Images, Repository
+from .images import Images, Repository, blob_path
 
+MADE = "v2/.made"  # blobs of charts, which no image of the bundle has
+_BINARY = "application/octet-stream"
 _HUBS = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _CONFIG = """\
 # Made by `installer export`; begin with:  nginx -p {folder} -c nginx.conf
@@ -39,7 +41,9 @@ http {{
     application/vnd.debian.binary-package deb;
     application/pgp-keys gpg asc;
     application/yaml yaml yml;
-    text/plain sh;
+    application/x-pem-file pem;
+    text/html html;
+    text/plain sh repo sources list;
   }}
   default_type application/octet-stream;
 
@@ -67,6 +71,7 @@ http {{
     if ($request_method !~ "^(GET|HEAD)$") {{ return 405; }}
 
     location = /SHA256SUMS {{ default_type text/plain; }}
+    location = /api/bundle {{ default_type application/json; }}
     location /lists/ {{ types {{ }} default_type text/plain; }}
     location ~ ^/v2/?$ {{
       default_type application/json;
@@ -99,18 +104,22 @@ _KIND = """\
       default_type "{media_type}";
       add_header Docker-Distribution-Api-Version registry/2.0;
       add_header Docker-Content-Digest sha256:$v2_hex;
-      alias www/images/blobs/sha256/$v2_hex;
+      alias www/{place}/$v2_hex;
     }}"""
 
 
-def render(images: Images, folder: str, listen: Iterable[str]) -> str:
-    """The whole configuration, for a tree at `folder` that listens on `listen`: ports, or `[::]:PORT`."""
+def render(images: Images, made: Container[str], folder: str, listen: Iterable[str]) -> str:
+    """The whole configuration, for a tree at `folder` that listens on `listen`: ports, or `[::]:PORT`.
+
+    `made` are the digests that lie in MADE, all others are blobs of the bundle.
+    """
     repositories = {name: found for name, found in ((name, images.find(name)) for name in images.names) if found}
-    kinds = _kinds(repositories.values())
+    kinds: Dict[Tuple[str, str], str] = {}
     members: Dict[str, str] = {}
     for name, repository in repositories.items():
-        members.update(_members(name, repository, kinds))
-    locations = [_KIND.format(kind=kind, media_type=media_type) for media_type, kind in sorted(kinds.items())]
+        members.update(_members(name, repository, made, kinds))
+    locations = [_KIND.format(kind=kind, media_type=media_type, place=place)
+                 for (media_type, place), kind in sorted(kinds.items())]
     return _CONFIG.format(
         folder=folder, repositories=_map(_spellings(images, list(repositories))), members=_map(members),
         kinds="\n".join(locations),
@@ -122,19 +131,21 @@ def listing(name: str, repository: Repository) -> bytes:
     return (json.dumps({"name": name, "tags": sorted(repository.tags)}) + "\n").encode("ascii")
 
 
-def _kinds(repositories: Iterable[Repository]) -> Dict[str, str]:
-    """Media type -> a word for it; those of manifests, and of everything else."""
-    found = sorted({media_type for one in repositories for media_type in one.manifests.values() if media_type})
-    kinds = {media_type: "manifest{}".format(number) for number, media_type in enumerate(found)}
-    kinds["application/octet-stream"] = "blob"
-    return kinds
+def place_of(digest: str, made: Container[str]) -> str:
+    """The directory that holds a blob."""
+    return MADE if digest in made else blob_path("sha256:").rstrip("/")
 
 
-def _members(name: str, repository: Repository, kinds: Dict[str, str]) -> Dict[str, str]:
-    hexes = {digest: digest.partition(":")[2] for digest in repository.blobs}
-    found = {"{}/blobs/{}".format(name, digest): "blob/" + hexes[digest] for digest in repository.blobs}
+def _members(name: str, repository: Repository, made: Container[str],
+             kinds: Dict[Tuple[str, str], str]) -> Dict[str, str]:
+    """What of a repository is where; `kinds` gets a word for each media type and directory."""
+    def found_as(digest: str, media_type: str) -> str:
+        kind = media_type or _BINARY, place_of(digest, made)
+        return "{}/{}".format(kinds.setdefault(kind, "kind{}".format(len(kinds))), digest.partition(":")[2])
+
+    found = {"{}/blobs/{}".format(name, digest): found_as(digest, _BINARY) for digest in repository.blobs}
     for digest, media_type in repository.manifests.items():
-        found["{}/manifests/{}".format(name, digest)] = "{}/{}".format(kinds.get(media_type, "blob"), hexes[digest])
+        found["{}/manifests/{}".format(name, digest)] = found_as(digest, media_type)
     for tag, digest in repository.tags.items():
         found["{}/manifests/{}".format(name, tag)] = found["{}/manifests/{}".format(name, digest)]
     found[name + "/tags/list"] = "tags/" + name
@@ -175,7 +186,7 @@ def objects(repositories: Iterable[Repository]) -> List[Tuple[str, str, str]]:
     for one in repositories:
         kinds = one.manifests
         base = "v2/{}/".format(one.name)
-        found += [(base + "blobs/" + digest, digest, "application/octet-stream") for digest in sorted(one.blobs)]
+        found += [(base + "blobs/" + digest, digest, _BINARY) for digest in sorted(one.blobs)]
         found += [(base + "manifests/" + digest, digest, kind) for digest, kind in sorted(kinds.items())]
         found += [(base + "manifests/" + tag, digest, kinds[digest]) for tag, digest in sorted(one.tags.items())]
     return found

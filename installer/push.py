@@ -16,6 +16,7 @@ from .errors import TransferError, UsageError
 from .images import Images, Repository, blob_path, split
 from .progress import Progress, human
 from .remote import Answer, Remote, api, scope, tls
+from .unpack import add_bundle
 from .upload import CHUNK, State, Uploader
 from .verify import check_signature
 
@@ -57,7 +58,7 @@ def add_verb(verbs: Any) -> None:
     """Add `push` to the command line."""
     about = "copy the images of a bundle into a registry, whatever it lacks of them"
     verb = verbs.add_parser("push", help=about, description=about[0].upper() + about[1:] + ".")
-    verb.add_argument("bundle", metavar="BUNDLE", help="the tar, or the directory it was unpacked to")
+    add_bundle(verb)
     verb.add_argument("registry", metavar="REGISTRY[/PREFIX]", help="host[:port], and what names there begin with")
     verb.add_argument("--strip-registry", action="store_true",
                       help="name images without their registry: PREFIX/pause instead of PREFIX/k8s.gcr.io/pause")

@@ -12,10 +12,11 @@ import sys
 import time
 from typing import Any, List, NamedTuple, Optional, Sequence
 
-from .bundle import SUMS, Bundle
-from .errors import HostError, InstallerError, UsageError
+from .bundle import SUMS, Bundle, open_bundle
+from .errors import HostError, InstallerError
 from .serve import checked
 from .servers import check_urls
+from .unpack import add_bundle, write
 
 NAME = "kubecarry"
 UNIT = "/etc/systemd/system/{}.service".format(NAME)
@@ -82,8 +83,8 @@ def add_verb(verbs: Any) -> None:
         dest="part", metavar="install|status|remove")
     parts.required = True
     install = parts.add_parser("install", help="install and start it, or change what is installed")
-    install.add_argument("bundle", metavar="BUNDLE", help="the tar, or the directory it was unpacked to")
-    install.add_argument("--in-place", action="store_true", help="serve BUNDLE where it lies, copy nothing")
+    add_bundle(install)
+    install.add_argument("--in-place", action="store_true", help="serve everything where it lies, copy nothing")
     install.add_argument("--bind", metavar="ADDRESS", default="0.0.0.0", help="default: %(default)s")  # noqa: S104
     install.add_argument("--port", type=int, default=8000, help="default: %(default)s")
     install.add_argument("--advertise", metavar="URL", default="", help="URL under which nodes reach it")
@@ -96,15 +97,15 @@ def add_verb(verbs: Any) -> None:
         parts.add_parser(name, help=text, description=text).set_defaults(action=action, bundle=None)
 
 
-def unit(release: str, python: str, bundle: str, choices: Choices) -> str:
-    """The unit file for a bundle at `bundle`, run by `python`."""
-    words = [python, "-m", "installer", "serve", bundle, "--no-verify", "--bind", choices.bind, "--port",
+def unit(release: str, python: str, paths: Sequence[str], choices: Choices) -> str:
+    """The unit file for a bundle, or a bundle and its deltas, at `paths`, run by `python`."""
+    words = [python, "-m", "installer", "serve", *paths, "--no-verify", "--bind", choices.bind, "--port",
              str(choices.port), "--state", STATE]
     words += ["--advertise", choices.advertise] if choices.advertise else []
     for url in choices.also:
         words += ["--also", url]
     words += ["--tls"] if choices.tls else []
-    inside = bundle.startswith(("/home/", "/root/", "/run/user/"))
+    inside = any(path.startswith(("/home/", "/root/", "/run/user/")) for path in paths)
     return _UNIT.format(name=NAME, release=release, code=CODE, state=STATE, command=" ".join(map(_quote, words)),
                         home="read-only" if inside else "yes",
                         capabilities="CAP_NET_BIND_SERVICE" if choices.port < 1024 else "")
@@ -123,9 +124,7 @@ def python_of_system() -> str:
 def _install(bundle: Bundle, options: argparse.Namespace) -> None:
     _need_systemd()
     choices = Choices(options.bind, options.port, options.advertise, check_urls("--also", options.also), options.tls)
-    path = os.path.realpath(options.bundle)
-    if os.path.isdir(path) and not options.in_place:
-        raise UsageError("{}: a directory is not copied".format(path), "give --in-place, or the tar")
+    paths = [os.path.realpath(path) for path in (options.bundle, *options.more)]
     python = python_of_system()
     checked(bundle, options.key)
     _make_user()
@@ -134,17 +133,18 @@ def _install(bundle: Bundle, options: argparse.Namespace) -> None:
     os.chmod(STATE, 0o750)  # noqa: S103 (the group is the service's own)
     changed = False
     if not options.in_place:
-        changed, path = _copy(bundle, path), _COPY
-    _need_readable(path)
+        changed, paths = _copy(bundle), [_COPY]
+    for path in paths:
+        _need_readable(path)
     changed = _place_code() or changed
-    text = unit(bundle.info.release, python, path, choices)
+    text = unit(bundle.info.release, python, paths, choices)
     changed = _write(UNIT, text) or changed
     _systemctl("daemon-reload")
     _systemctl("enable", NAME)
     _systemctl("restart" if changed else "start", NAME)
     _await(choices)
     print("{} serves release {} from {}\nlook: systemctl status {}; journalctl -u {} (the lines for nodes)".format(
-        NAME, bundle.info.release, path, NAME, NAME))
+        NAME, bundle.info.release, " ".join(paths), NAME, NAME))
 
 
 def _status(bundle: Optional[Bundle], options: argparse.Namespace) -> None:  # noqa: ARG001
@@ -183,24 +183,15 @@ def _make_user() -> None:
         _run("useradd", "--system", "--user-group", "--no-create-home", "--home-dir", STATE, "--shell", shell, NAME)
 
 
-def _copy(bundle: Bundle, source: str) -> bool:
-    """Put the bundle under STATE; False if it lies there already (same list of digests, same size)."""
-    with contextlib.suppress(OSError, InstallerError):
-        offset = bundle.members[SUMS].offset
-        with open(_COPY, "rb") as file:
-            file.seek(offset)
-            same = file.read(bundle.members[SUMS].size) == bundle.read(SUMS)
-        if same and os.path.getsize(_COPY) == os.path.getsize(source):
+def _copy(bundle: Bundle) -> bool:
+    """Put the whole bundle under STATE as one tar; False if it lies there already."""
+    with contextlib.suppress(InstallerError):
+        there = open_bundle(_COPY)
+        there.close()
+        if there.digests[SUMS] == bundle.digests[SUMS]:
             return False
-    new = _COPY + ".new"
-    try:
-        shutil.copyfile(source, new)
-        os.chmod(new, 0o644)
-        os.replace(new, _COPY)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(new)
-        raise HostError("{}: {}".format(new, error.strerror), "make room, or give --in-place") from None
+    write(bundle, _COPY, "make room, or give --in-place")
+    os.chmod(_COPY, 0o644)
     return True
 
 

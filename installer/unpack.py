@@ -30,26 +30,30 @@ def add_bundle(verb: argparse.ArgumentParser) -> None:
 
 
 def unpack(bundle: Bundle, options: argparse.Namespace) -> None:
-    """Write the tar: every byte checked, or nothing. Raises IntegrityError, HostError."""
+    """Write the tar, and tell where it is. Raises IntegrityError, HostError."""
+    write(bundle, options.output, "choose another place with -o")
+    size = os.path.getsize(options.output)
+    sys.stderr.write("{}: {} files, {}\n".format(options.output, len(bundle.members), human(size)))
+    print(options.output)
+
+
+def write(bundle: Bundle, output: str, hint: str) -> None:
+    """Write a bundle as one whole tar: every byte checked, or nothing. Raises IntegrityError; HostError with `hint`."""
     problems = compare_sums(bundle)
     if problems:
         raise IntegrityError("{}: {}".format(bundle.source.path, "; ".join(problems[:20])))
-    temporary = os.path.join(os.path.dirname(options.output), ".{}.partial".format(os.path.basename(options.output)))
+    temporary = os.path.join(os.path.dirname(output), ".{}.partial".format(os.path.basename(output)))
     try:
         with open(temporary, "wb") as file:
             try:
                 _write(bundle, file)
                 file.flush()
-                os.rename(temporary, options.output)
+                os.rename(temporary, output)
             except BaseException:
                 os.unlink(temporary)
                 raise
     except OSError as error:
-        raise HostError("{}: {}".format(options.output, error.strerror or error),
-                        "choose another place with -o") from None
-    size = os.path.getsize(options.output)
-    sys.stderr.write("{}: {} files, {}\n".format(options.output, len(bundle.members), human(size)))
-    print(options.output)
+        raise HostError("{}: {}".format(output, error.strerror or error), hint) from None
 
 
 def _write(bundle: Bundle, file: BinaryIO) -> None:

@@ -45,17 +45,20 @@ code.digest{color:var(--dim);overflow-wrap:anywhere}
 footer{max-width:1080px;margin:0 auto;padding:0 20px 30px;color:var(--dim);font-size:13px}
 @media(max-width:640px){header{padding-top:18px}section{padding:16px}.facts dd{font-size:17px}}
 """
-JS = """
+COPY_JS = """
 "use strict";
 function copying(){for(const line of document.querySelectorAll(".line")){const b=document.createElement("button");
 b.type="button";b.textContent="Copy";b.onclick=()=>{const range=document.createRange();
 range.selectNodeContents(line.querySelector("pre"));getSelection().removeAllRanges();getSelection().addRange(range);
 document.execCommand("copy");b.textContent="Copied";setTimeout(()=>{b.textContent="Copy"},1500)};line.append(b)}}
+copying();
+"""
+JS = COPY_JS + """
 async function refresh(){const live=document.getElementById("live");try{const reply=await fetch("/",{cache:"no-store"});
 const page=new DOMParser().parseFromString(await reply.text(),"text/html");
 live.innerHTML=page.getElementById("live").innerHTML}catch(e){
 const old=document.getElementById("stale");if(old)
 old.textContent="The server does not answer; this is what it said last."}
 setTimeout(refresh,2000)}
-copying();setTimeout(refresh,2000);
+setTimeout(refresh,2000);
 """

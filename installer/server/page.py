@@ -4,12 +4,12 @@ import base64
 import hashlib
 import time
 from html import escape
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from ..nodescript import NodeScript
 from ..progress import human
 from .desk import STEPS
-from .look import CSS, JS
+from .look import COPY_JS, CSS, JS
 
 _SILENT_SECONDS = 120
 
@@ -24,18 +24,20 @@ FIELDS = [
     ("Content-Security-Policy", "default-src 'none'; style-src {}; script-src {}; connect-src 'self'; base-uri 'none'; "
                                 "form-action 'none'; frame-ancestors 'none'".format(_hash(CSS), _hash(JS))),
 ]
+_AGAIN = '<noscript><meta http-equiv="refresh" content="5"></noscript>'
+_LIVE = ', <a href="/api/nodes">/api/nodes</a>; for Prometheus: <a href="/metrics">/metrics</a>'
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>Kubecarry {release}</title><noscript><meta http-equiv="refresh" content="5"></noscript>
+<title>Kubecarry {release}</title>{again}
 <style>{css}</style></head><body>
 <header><h1>Kubecarry {release}</h1><p>Kubernetes {kubernetes} for {arches}, built {created}, {signed}</p></header>
 <main>
-<section><h2>Nodes</h2><div id="live">{nodes}</div></section>
+{nodes}
 <section><h2>Install a node</h2>{lines}</section>
 <section><h2>Inside</h2>{inside}</section>
 </main>
-<footer>The same as JSON: <a href="/api/bundle">/api/bundle</a>, <a href="/api/nodes">/api/nodes</a>; for Prometheus:
-<a href="/metrics">/metrics</a>. SHA256SUMS has the digest <code class="digest">{sums}</code>.</footer>
+<footer>The same as JSON: <a href="/api/bundle">/api/bundle</a>{live}.
+SHA256SUMS has the digest <code class="digest">{sums}</code>.</footer>
 <script>{js}</script></body></html>
 """
 
@@ -48,15 +50,22 @@ class Page:
         self._script = script
         self._inside = _inside(facts)  # never changes
 
-    def render(self, server: str, nodes: List[Dict[str, Any]]) -> bytes:
-        """The page for who reached the server as `server`, with `nodes` as `Desk.nodes` gives them."""
+    def render(self, server: str, nodes: Optional[List[Dict[str, Any]]]) -> bytes:
+        """The page for who reached the server as `server`, with `nodes` as `Desk.nodes` gives them.
+
+        None for a page that lies in a tree and knows of no node.
+        """
         facts = self._facts
+        live = nodes is not None
+        section = '<section><h2>Nodes</h2><div id="live">{}</div></section>'.format(_nodes(nodes or []))
+        varying = {"js": JS, "again": _AGAIN, "live": _LIVE, "nodes": section} if live else {
+            "js": COPY_JS, "again": "", "live": "", "nodes": ""}
         return _PAGE.format(
-            css=CSS, js=JS, release=escape(facts["release"]), kubernetes=escape(facts["kubernetes"]),
+            css=CSS, release=escape(facts["release"]), kubernetes=escape(facts["kubernetes"]),
             arches=escape(", ".join(facts["arches"])), sums=facts["sums"],
             created=time.strftime("%Y-%m-%d", time.gmtime(facts["created"])),
-            signed="signed" if facts["signed"] else "not signed", nodes=_nodes(nodes), lines=self._lines(server),
-            inside=self._inside).encode("utf-8")
+            signed="signed" if facts["signed"] else "not signed", lines=self._lines(server),
+            inside=self._inside, **varying).encode("utf-8")
 
     def _lines(self, server: str) -> str:
         parts = ["<p>As root, on a bare host that can reach this server.</p>"]

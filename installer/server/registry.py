@@ -5,9 +5,9 @@ import re
 from typing import Any, Dict, List, Optional, Tuple
 from urllib.parse import parse_qs, quote
 
+from .. import charts
 from ..bundle import Bundle
 from ..images import Images, Repository, blob_path
-from . import charts
 from .content import Content, Entity
 from .reply import Fields, Reply, as_json
 from .request import Request
@@ -34,7 +34,10 @@ class Registry:
         self._members = bundle.members
         self._images = Images(bundle)
         self._content = content
-        self._charts: Dict[str, Entity] = charts.add(bundle, self._images, content)
+        self._charts: Dict[str, Entity] = {
+            digest: content.make(made, _BINARY, []) if isinstance(made, bytes)
+            else Entity(bundle.members[made], bundle.digests[made], _BINARY, [])
+            for digest, made in charts.add(bundle, self._images).items()}
 
     def answer(self, request: Request, path: str) -> Reply:
         """The reply for a decoded `path` that is /v2 or below it."""

@@ -73,6 +73,15 @@ def test_a_delta_is_joined_byte_for_byte(bundle: Path, more: Path, delta: Path, 
     assert "needs the bundle" in bundler("verify", delta).stderr
 
 
+def test_every_verb_takes_the_delta_beside_its_base(bundle: Path, delta: Path, site: Site, tmp_path: Path) -> None:
+    installer("export", bundle, delta, tmp_path / "tree", "--servers", "http://site")
+    assert (tmp_path / "tree/www/manifests/extra/extra.yaml").read_text()
+    run("sha256sum", "--quiet", "--strict", "-c", "SHA256SUMS", cwd=tmp_path / "tree/www")
+    pushed = installer("push", bundle, delta, f"{site.registry.address}/delta", "--plain-http", "--dry-run")
+    assert f"images.test/pause:3.2 -> {site.registry.address}/delta/images.test/pause:3.2" in pushed.stdout
+    installer("inspect", bundle, delta)
+
+
 def test_a_delta_joins_with_an_unpacked_base(unpacked: Path, more: Path, delta: Path, tmp_path: Path) -> None:
     installer("unpack", unpacked, delta, "-o", tmp_path / "full.tar")
     assert digest(tmp_path / "full.tar") == digest(more)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.bundles import add_image, make_bundle
+from tests.integration.managers import Dnf
 from tests.integration.runtime import running_containerd
 from tests.integration.test_serve_clients import layer, run, yum_repository
 from tests.serving import PROJECT, PYTHON, free_port, serving
@@ -23,7 +24,9 @@ from tests.shell.stream import Shell
 
 REFS = {"k8s.gcr.io/pause:3.2": False, "docker.io/library/busybox:1.33": True, "docker.io/library/busybox:V1": False,
         "docker.io/library/busybox:v1": True, "reg.local:5000/team/app:1.0": False}
-LARGE = os.urandom(3_000_000)
+LARGE, CHART = os.urandom(3_000_000), os.urandom(5_000)
+HOSTS = {"el7": {"format": "rpm", "path": "packages/el7", "keys": [], "roles": {}},
+         "noble": {"format": "deb", "path": "packages/noble", "keys": [], "roles": {}}}
 
 
 def export(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -35,8 +38,9 @@ def export(*words: str | Path) -> subprocess.CompletedProcess[str]:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     members = {"bin/amd64/kubectl": LARGE, **yum_repository(tmp_path_factory.mktemp("rpms"))}
+    members["charts/shop-1.2.3.tgz"], members["charts/index.yaml"] = CHART, b"apiVersion: v1\n"
     images = [add_image(members, ref, [layer(ref.rpartition("/")[2])], index) for ref, index in REFS.items()]
-    return make_bundle(folder / "b.tar", members, images)
+    return make_bundle(folder / "b.tar", members, images, hosts=HOSTS)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +146,7 @@ def test_tags_short_names_and_mirrors_are_as_the_server_has_them(url: str) -> No
     assert get(f"{url}/v2/library/busybox/manifests/1.33?ns=registry-1.docker.io")[0] == 200
     assert get(f"{url}/v2/pause/manifests/3.2?ns=docker.io")[0] == 404, "another registry's"
     assert json.loads(get(f"{url}/v2/_catalog")[2])["repositories"] == [
-        "docker.io/library/busybox", "k8s.gcr.io/pause", "reg.local:5000/team/app"]
+        "charts/shop", "docker.io/library/busybox", "k8s.gcr.io/pause", "reg.local:5000/team/app"]
     assert get(f"{url}/v2/")[:1] == (200,)
 
 
@@ -167,13 +171,54 @@ def test_nothing_but_the_tree_is_served(url: str) -> None:
 
 @pytest.mark.root
 def test_dnf_installs_from_it(url: str, tmp_path: Path) -> None:
-    (tmp_path / "b.repo").write_text(f"[b]\nname=b\nbaseurl={url}/packages/el7/\ngpgcheck=0\n")
-    (tmp_path / "dnf.conf").write_text("[main]\n")
-    settings = (f"reposdir={tmp_path}", f"cachedir={tmp_path}/cache", f"logdir={tmp_path}", "persistdir=/var/lib/dnf",
-                "module_platform_id=platform:el7")
-    run("dnf", "-y", "-c", tmp_path / "dnf.conf", "--installroot", tmp_path / "root", "--releasever=7",
-        *(f"--setopt={one}" for one in settings), "install", "app", env={**os.environ, "HOME": str(tmp_path)})
-    assert (tmp_path / "root/opt/lib/payload").stat().st_size == 100_000
+    text = get(f"{url}/repo/el7.repo")[2].decode()
+    assert f"baseurl={url}/packages/el7/\n" in text
+    dnf = Dnf(tmp_path, text)
+    dnf("install", "app")
+    assert (dnf.root / "opt/lib/payload").stat().st_size == 100_000
+    assert f"deb [trusted=yes] {url}/packages/noble/ ./\n" in get(f"{url}/repo/noble.list")[2].decode()
+    assert get(f"{url}/repo/noble.sources")[1]["content-type"] == "text/plain"
+
+
+@pytest.mark.root
+def test_a_chart_is_pulled_as_from_the_server(url: str, site: tuple[Path, str], tmp_path: Path) -> None:
+    source = f"docker://{url[7:]}/charts/shop:1.2.3"
+    run("skopeo", "copy", "--preserve-digests", "--src-tls-verify=false", source, f"dir:{tmp_path}/chart")
+    manifest = json.loads((tmp_path / "chart/manifest.json").read_text())
+    layer = manifest["layers"][0]
+    assert layer["mediaType"] == "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
+    assert (tmp_path / "chart" / layer["digest"].partition(":")[2]).read_bytes() == CHART
+    assert get(f"{url}/charts/index.yaml")[2] == b"apiVersion: v1\n"
+    tree = site[0] / "www"
+    assert (tree / f"v2/charts/shop/blobs/{layer['digest']}").samefile(tree / "charts/shop-1.2.3.tgz")
+
+
+def test_the_page_says_what_is_inside_and_knows_of_no_node(url: str) -> None:
+    status, fields, body = get(f"{url}/")
+    assert (status, fields["content-type"]) == (200, "text/html")
+    page = body.decode()
+    assert f"curl -fsSL {url}/deploy.sh" in page
+    assert "k8s.gcr.io/pause:3.2" in page
+    for live in ("api/nodes", "metrics", "fetch(", "http-equiv", "Nodes</h2>"):
+        assert live not in page
+    status, fields, body = get(f"{url}/api/bundle")
+    assert (fields["content-type"], json.loads(body)["release"]) == ("application/json", "1.20")
+
+
+def test_the_servers_ca_goes_with_deploy_sh(bundle: Path, tmp_path: Path) -> None:
+    with serving(bundle, tmp_path, "--tls"):
+        ca = tmp_path / "state/ca.pem"
+    done = export(bundle, tmp_path / "tree", "--servers", "https://site", "--tls-ca", ca)
+    assert done.returncode == 0, done.stderr
+    script = (tmp_path / "tree/www/deploy.sh").read_text()
+    assert f"SERVER_CA='{ca.read_text()}'\n" in script
+    assert (tmp_path / "tree/www/ca.pem").read_text() == ca.read_text()
+    assert "sslcacert=" in (tmp_path / "tree/www/repo/el7.repo").read_text()
+    assert "| bash" not in done.stdout
+    assert f'curl -fsSL -k https://site/deploy.sh -o deploy.sh && echo "{hashlib.sha256(script.encode()).hexdigest()}' \
+        in done.stdout
+    for servers, given in (("http://site", ca), ("https://site", bundle), ("https://site", tmp_path / "none")):
+        assert export(bundle, tmp_path / "x", "--servers", servers, "--tls-ca", given).returncode == 2
 
 
 def test_objects_lie_where_a_server_without_maps_looks(site: tuple[Path, str], digests: dict[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from installer import service
-from tests.bundles import add_image, make_bundle
+from tests.bundles import add_image, complete, make_bundle, write_members
 from tests.lab.lab import Lab, until
 from tests.lab.node import Node
 from tests.lab.teardown import down
@@ -36,7 +38,7 @@ def checked(text: str, folder: Path) -> str:
     PLAIN, service.Choices("::", 80, "http://site:80", ["http://10.0.0.2", "http://10.0.0.3"], True),
 ])  # fmt: skip
 def test_systemd_finds_nothing_wrong_with_the_unit(choices: service.Choices, tmp_path: Path) -> None:
-    text = service.unit("1.20", PYTHON, "/srv/50% of $all \"bundles\"/b.tar", choices)
+    text = service.unit("1.20", PYTHON, ["/srv/50% of $all \"bundles\"/b.tar"], choices)
     assert checked(text, tmp_path) == ""
     broken = text.replace("Restart=on-failure", "Restart=now and then")
     assert "Failed to parse service restart specifier" in checked(broken, tmp_path)
@@ -45,17 +47,17 @@ def test_systemd_finds_nothing_wrong_with_the_unit(choices: service.Choices, tmp
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd")
 def test_the_unit_is_hardened(tmp_path: Path) -> None:
     path = tmp_path / "kubecarry.service"
-    path.write_text(service.unit("1.20", PYTHON, "/srv/b.tar", PLAIN))
+    path.write_text(service.unit("1.20", PYTHON, ["/srv/b.tar"], PLAIN))
     done = subprocess.run(["systemd-analyze", "security", "--offline=yes", "--threshold=45", path],
                           capture_output=True, text=True, env={**os.environ, "SYSTEMD_PAGER": ""})
     assert done.returncode == 0, done.stdout[-500:]
 
 
 def test_low_ports_get_the_one_capability_that_they_need() -> None:
-    assert "CapabilityBoundingSet=\n" in service.unit("1.20", PYTHON, "/srv/b.tar", PLAIN)
-    assert "AmbientCapabilities=CAP_NET_BIND_SERVICE\n" in service.unit("1.20", PYTHON, "/b", PLAIN._replace(port=80))
-    assert "ProtectHome=read-only\n" in service.unit("1.20", PYTHON, "/home/me/b.tar", PLAIN)
-    assert "ProtectHome=yes\n" in service.unit("1.20", PYTHON, "/srv/b.tar", PLAIN)
+    assert "CapabilityBoundingSet=\n" in service.unit("1.20", PYTHON, ["/srv/b.tar"], PLAIN)
+    assert "AmbientCapabilities=CAP_NET_BIND_SERVICE\n" in service.unit("1.20", PYTHON, ["/b"], PLAIN._replace(port=80))
+    assert "ProtectHome=read-only\n" in service.unit("1.20", PYTHON, ["/srv/b.tar", "/home/me/d.tar"], PLAIN)
+    assert "ProtectHome=yes\n" in service.unit("1.20", PYTHON, ["/srv/b.tar"], PLAIN)
 
 
 def test_python_is_one_that_stays() -> None:
@@ -134,6 +136,28 @@ def test_a_low_port_works_and_a_file_that_its_user_cannot_read_is_named(node: No
     done = node.run(f"{run} install /home/me/b.tar --in-place --port 80")
     assert done.returncode == 7
     assert "user kubecarry cannot read it" in done.stderr
+    node.run(f"{run} remove", check=True)
+
+
+@pytest.mark.root
+@pytest.mark.lab
+def test_a_delta_beside_its_base_becomes_one_copy(node: Node, tmp_path: Path) -> None:
+    old = make_bundle(tmp_path / "old.tar", {"files/a": b"a" * 5000})
+    whole = complete({"files/a": b"a" * 5000, "files/b": b"b" * 5000})
+    base = hashlib.sha256(complete({"files/a": b"a" * 5000})["SHA256SUMS"]).hexdigest()
+    note = json.dumps({"schema": 1, "base": base, "release": "1.20"}).encode()
+    order = ["bundle.json", "SHA256SUMS", "files/b"]
+    write_members(tmp_path / "delta.tar", [("delta.json", note), *((name, whole[name]) for name in order)])
+    for path in (old, tmp_path / "delta.tar"):
+        node.run(["tee", f"/srv/{path.name}"], input=path.read_bytes(), check=True)
+    run = "cd /srv/carried && python3 -m installer service"
+    node.run(f"{run} install /srv/old.tar /srv/delta.tar", check=True)
+    assert node.run("curl -fsS http://10.77.0.11:8000/files/b").stdout == "b" * 5000
+    pid = main_pid(node)
+    node.run(f"{run} install /srv/old.tar /srv/delta.tar", check=True)
+    assert main_pid(node) == pid
+    node.run(f"{run} install /srv/old.tar /srv/delta.tar --in-place", check=True)
+    assert node.run("curl -fsS http://10.77.0.11:8000/files/a").stdout == "a" * 5000
     node.run(f"{run} remove", check=True)
 
 
