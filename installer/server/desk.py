@@ -9,10 +9,10 @@ from .board import NODES, Board
 
 MAX_REPORT = 4096
 STEPS = {  # of deploy.sh, in their order; of containerd and docker, a node has one
-    "master": ["preflight", "bundle", "runtime", "containerd", "docker", "packages", "host", "images", "kubeadm",
-               "network", "ready", "addons"],
-    "node": ["preflight", "bundle", "runtime", "containerd", "docker", "packages", "host", "images", "kubeadm",
-             "ready"],
+    "master": ["preflight", "bundle", "sealed", "runtime", "containerd", "docker", "packages", "host", "images",
+               "kubeadm", "network", "ready", "addons"],
+    "node": ["preflight", "bundle", "sealed", "runtime", "containerd", "docker", "packages", "host", "images",
+             "kubeadm", "ready"],
 }
 _STATES = ("started", "done", "failed")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
