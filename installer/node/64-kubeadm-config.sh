@@ -52,7 +52,12 @@ local_endpoint() {
   printf '%slocalAPIEndpoint:\n%s  advertiseAddress: "%s"\n%s  bindPort: 6443\n' "$1" "$1" "$NODE_ADDRESS" "$1"
 }
 
+# cluster_document: a restored cluster's is the one that it had.
 cluster_document() {
+  if [ -n "$RESTORING" ] && [ -s "$RESTORING/kubeadm-config.yaml" ]; then
+    cat "$RESTORING/kubeadm-config.yaml"
+    return 0
+  fi
   kubeadm_kind ClusterConfiguration
   cat <<END
 kubernetesVersion: "$KUBERNETES_VERSION"

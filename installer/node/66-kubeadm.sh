@@ -94,6 +94,10 @@ init_cluster() {
       reset_half_made
     fi
   fi
+  if [ -n "$RESTORING" ]; then
+    place_backup
+    ignored=${ignored:+$ignored,}DirAvailable--var-lib-etcd
+  fi
   run_kubeadm init "$ignored" --skip-token-print
   state_set cluster 'done'
 }

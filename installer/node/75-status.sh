@@ -68,6 +68,7 @@ status_host() {
 status_cluster() {
   if ! api_healthy >/dev/null 2>&1; then
     differs 'the API server does not answer'
+    [ ! -d $HELD ] || differs 'an interrupted renew or restore stopped the control plane: run the same line again'
   elif node_ready; then
     tell cluster "$NODE_NAME is Ready"
   else
@@ -92,6 +93,7 @@ status() {
   status_host
   changed_files
   [ "$(state_get sealed)" != yes ] || sealed_report
+  status_certificates
   if [ "$(state_get cluster)" = 'done' ]; then status_cluster; else differs 'the installation is unfinished: run the same line again'; fi
   [ $DIFFERS -eq 0 ] || return $E_ENVIRONMENT
 }

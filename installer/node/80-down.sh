@@ -109,11 +109,11 @@ held_back() {
   esac
 }
 
-# confirm: asks on a terminal; through a pipe the operator has typed the verb already.
+# confirm WHAT: asks on a terminal; through a pipe the operator has typed the verb already.
 confirm() {
   local answer
   if [ -n "$OPT_YES" ] || [ ! -t 0 ]; then return 0; fi
-  printf 'This removes the cluster from this host, its data included. Type yes to go on: ' >&2
+  printf '%s Type yes to go on: ' "$1" >&2
   read -r answer
   [ "$answer" = yes ] || die $E_ENVIRONMENT 'not confirmed: nothing was changed'
 }

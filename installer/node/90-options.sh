@@ -5,7 +5,7 @@ VERB=''
 OPT_ADDRESS='' OPT_INTERFACE='' OPT_NODE_NAME='' OPT_TOKEN='' OPT_CA_HASH='' OPT_IGNORE=''
 OPT_FIREWALL=open OPT_SWAP=off OPT_TIMEOUT=300 OPT_SINGLE_NODE='' OPT_YES='' OPT_KEEP_PACKAGES=''
 OPT_ROLE=master OPT_FORCE='' OPT_DELETE_EMPTYDIR='' OPT_RUNTIME='' OPT_CGROUP_DRIVER='' OPT_SEALED=''
-OPT_OBJECT='' # the node to remove, the file to collect into
+OPT_OBJECT='' # the node to remove, the file to collect into or to save
 
 usage() {
   cat >&2 <<END
@@ -19,9 +19,13 @@ usage: $(deploy_curl) | bash -s VERB [OPTION…]
   sealed                    on a node installed with --sealed: what it tried to reach outside
   remove NODE               on a master: drain a node, dead or alive, and take it out of the cluster
   collect [FILE]            what is needed to find a fault, secrets masked, as a tar.gz
+  backup [FILE]             on a master: save etcd, keys and configuration (default: below $BACKUPS)
+  restore FILE              on that master, or a fresh host with its address: bring a backup back
+  certificates              when each certificate of this host expires
+  renew                     on a master: renew them, and restart what reads them
   down, d                   undo everything that was done to this host
 
-master, join, preflight:
+master, join, preflight, restore:
   --advertise-address IP    this node's address (default: the one that reaches the server)
   --interface NAME          the same, by interface
   --node-name NAME          default: the host name
@@ -45,9 +49,12 @@ remove:
   --force                   evict pods that no controller would make again
   --delete-emptydir-data    evict pods that keep data on the node
   --timeout SECONDS         for draining (default 300)
-down:
+down, restore:
   --yes                     do not ask, even on a terminal
+down:
   --keep-packages           leave the packages installed
+backup, renew:
+  --timeout SECONDS         for each long wait (default 300)
 END
 }
 
@@ -89,6 +96,8 @@ allowed_options() {
     join) printf '%s' "$node --token --ca-cert-hash --discovery-token-ca-cert-hash" ;;
     preflight) printf '%s' "$node --pod-subnet --service-subnet --token --ca-cert-hash --discovery-token-ca-cert-hash --single-node" ;;
     remove) printf '%s' '--force --delete-emptydir-data --timeout' ;;
+    restore) printf '%s' "$node --yes --single-node" ;;
+    backup | renew) printf '%s' '--timeout' ;;
     down) printf '%s' '--yes --keep-packages' ;;
   esac
 }
@@ -108,7 +117,7 @@ positional() {
     preflight:master | preflight:m) OPT_ROLE=master ;;
     preflight:join | preflight:j | preflight:node) OPT_ROLE=node ;;
     join:* | preflight:*) set_master "$1" ;;
-    collect:* | remove:*)
+    backup:* | restore:* | collect:* | remove:*)
       [ -z "$OPT_OBJECT" ] || misuse "\"$1\": one word only"
       OPT_OBJECT=$1
       ;;
@@ -123,7 +132,7 @@ parse() {
     m) VERB='master' ;;
     j) VERB='join' ;;
     d) VERB='down' ;;
-    preflight | master | join | status | sealed | token | remove | collect | down) VERB=$1 ;;
+    preflight | master | join | status | sealed | token | remove | collect | backup | restore | certificates | renew | down) VERB=$1 ;;
     help | -h | --help)
       usage
       exit 0
@@ -169,5 +178,6 @@ check_combination() {
   elif [ "$VERB" = master ] && [ -n "$OPT_TOKEN" ]; then
     [[ $OPT_TOKEN =~ ^[a-z0-9]{6}\.[a-z0-9]{16}$ ]] || misuse '--token: not of the form abcdef.0123456789abcdef'
   fi
+  [ "$VERB" != restore ] || [ -n "$OPT_OBJECT" ] || misuse 'restore needs the file of a backup'
   if [ -n "$OPT_ADDRESS" ] && [ -n "$OPT_INTERFACE" ]; then misuse 'give --advertise-address or --interface, not both'; fi
 }

@@ -27,6 +27,15 @@ remember() {
   state_set swap "$OPT_SWAP"
 }
 
+# recall: the same of a finished installation, for verbs that have no such options.
+recall() {
+  NODE_NAME=$(state_get name)
+  NODE_ADDRESS=$(state_get address)
+  POD_SUBNET=$(state_get pods)
+  SERVICE_SUBNET=$(state_get services)
+  KUBERNETES_VERSION=$(state_get version)
+}
+
 # stage NAME FUNCTION [ARG…]: a step that status shows.
 stage() {
   state_set "step-$1" started
@@ -57,6 +66,11 @@ prepare() {
 
 verb_master() {
   begin
+  install_master
+}
+
+# install_master: what is there already is only started.
+install_master() {
   prepare master
   stage kubeadm init_cluster
   stage network apply_listed "$NETWORK_MANIFESTS"
@@ -140,7 +154,7 @@ verb_collect() {
 
 verb_down() {
   begin
-  confirm
+  confirm 'This removes the cluster from this host, its data included.'
   step 'undo' down
 }
 
