@@ -55,7 +55,7 @@ local_endpoint() {
 # cluster_document: a restored cluster's is the one that it had.
 cluster_document() {
   if [ -n "$RESTORING" ] && [ -s "$RESTORING/kubeadm-config.yaml" ]; then
-    cat "$RESTORING/kubeadm-config.yaml"
+    printf '%s\n' "$(cat "$RESTORING/kubeadm-config.yaml")"
     return 0
   fi
   kubeadm_kind ClusterConfiguration

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # The control plane's static pods: stopped by holding their manifests back, which outlives an interruption and a reboot.
 
+STATIC_PODS=/etc/kubernetes/manifests
 HELD=/etc/kubernetes/kubecarry-held
 CONTROL_PLANE='etcd kube-apiserver kube-controller-manager kube-scheduler'
 
@@ -25,7 +26,7 @@ stop_control_plane() {
   local name
   mkdir -p "$HELD"
   for name in $CONTROL_PLANE; do
-    [ ! -e "/etc/kubernetes/manifests/$name.yaml" ] || mv -f "/etc/kubernetes/manifests/$name.yaml" "$HELD/"
+    [ ! -e "$STATIC_PODS/$name.yaml" ] || mv -f "$STATIC_PODS/$name.yaml" "$HELD/"
   done
   systemctl is-active -q kubelet.service </dev/null || logged systemctl start kubelet.service
   wait_for 180 'the control plane to stop' control_plane_gone ||
@@ -37,7 +38,7 @@ release_control_plane() {
   local name
   [ -d "$HELD" ] || return 0
   for name in $CONTROL_PLANE; do
-    [ ! -e "$HELD/$name.yaml" ] || mv -f "$HELD/$name.yaml" /etc/kubernetes/manifests/
+    [ ! -e "$HELD/$name.yaml" ] || mv -f "$HELD/$name.yaml" "$STATIC_PODS/"
   done
   rmdir "$HELD"
 }
