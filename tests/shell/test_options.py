@@ -67,6 +67,12 @@ def test_options_of_master(shell: Shell, form: str, option: str, given: str, var
     assert value(shell, "master " + form.format(option, given), variable).lstrip(",") == given
 
 
+def test_files_of_backup_and_restore(shell: Shell) -> None:
+    assert value(shell, "backup", "OPT_FILE") == ""
+    assert value(shell, "backup /srv/a.tar --timeout 9", "OPT_FILE") == "/srv/a.tar"
+    assert value(shell, "restore --yes ./a.tar", "OPT_FILE") == "./a.tar"
+
+
 def test_options_without_a_value(shell: Shell) -> None:
     assert value(shell, "master --single-node", "OPT_SINGLE_NODE") == "1"
     assert shell.out('parse down --yes --keep-packages; echo "$OPT_YES$OPT_KEEP_PACKAGES"') == "11\n"
@@ -105,6 +111,10 @@ def test_options_without_a_value(shell: Shell) -> None:
         ("master --node-port-range 30000-65536", "does not do"),
         (f"join --token {TOKEN} 10.0.0.1 --ca-cert-hash aaaa", "does not do"),
         ("preflight join", "needs the address of the master"),
+        ("restore", "restore needs the file of a backup"),
+        ("restore a b", "one file only"),
+        ("backup --single-node", "backup has no option --single-node"),
+        ("renew now", "renew takes no such word"),
     ],
 )
 def test_anything_else_ends_with_2_and_the_usage(words: str, told: str) -> None:
