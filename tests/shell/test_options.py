@@ -68,9 +68,9 @@ def test_options_of_master(shell: Shell, form: str, option: str, given: str, var
 
 
 def test_files_of_backup_and_restore(shell: Shell) -> None:
-    assert value(shell, "backup", "OPT_FILE") == ""
-    assert value(shell, "backup /srv/a.tar --timeout 9", "OPT_FILE") == "/srv/a.tar"
-    assert value(shell, "restore --yes ./a.tar", "OPT_FILE") == "./a.tar"
+    assert value(shell, "backup", "OPT_OBJECT") == ""
+    assert value(shell, "backup /srv/a.tar --timeout 9", "OPT_OBJECT") == "/srv/a.tar"
+    assert value(shell, "restore --yes ./a.tar", "OPT_OBJECT") == "./a.tar"
 
 
 def test_options_without_a_value(shell: Shell) -> None:
@@ -112,7 +112,7 @@ def test_options_without_a_value(shell: Shell) -> None:
         (f"join --token {TOKEN} 10.0.0.1 --ca-cert-hash aaaa", "does not do"),
         ("preflight join", "needs the address of the master"),
         ("restore", "restore needs the file of a backup"),
-        ("restore a b", "one file only"),
+        ("restore a b", "one word only"),
         ("backup --single-node", "backup has no option --single-node"),
         ("renew now", "renew takes no such word"),
     ],
