@@ -21,7 +21,7 @@ PAGES = ["/", "/deploy.sh", "/healthz", "/v2/", "/v2/_catalog", "/nope", "/api/b
 PAGES += ["/report", "/repo/el7.repo", "/ca.pem"]
 API = {"release", "kubernetes", "created", "arches", "files", "size", "signed", "sums", "sbom", "hosts", "images",
        "addons", "charts", "closure"}  # fmt: skip
-BATCHES = int(os.environ.get("FUZZ_BATCHES", "5000"))  # of one to six requests each
+BATCHES = int(os.environ.get("FUZZ_BATCHES", "10000"))  # of one to six requests each
 METHODS = ["GET"] * 30 + ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get", "G\tT", "", "PROPFIND", "\x00"]
 VERSIONS = ["1.1"] * 40 + ["1.0", "2.0", "0.9", ""]
 ESCAPES = [
