@@ -18,7 +18,7 @@ CGROUP_DRIVER=systemd   # or cgroupfs: the runtime's and the kubelet's
 #   complete_images           "reference digest" of the role's images that are here, whole
 #   fetch_images LINE…        "digest reference" lines: what can be fetched for all of them together
 #   get_image DIGEST REF      brings one; says why and returns 1 if it cannot
-#   list_images               what is here, a line each, for drop_images LIST: puts images back to what they were then
+#   record_images             for down: what of the images is not ours
 #   containers                ids of the cluster's containers, those of another cluster included
 #   remove_containers ID…     with force
 #   foreign                   what else uses it, if it came with us; empty if nothing

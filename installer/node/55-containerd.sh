@@ -94,11 +94,17 @@ containerd_get_image() {
   ctr_images label "$ref" io.cri-containerd.pinned=pinned >/dev/null
 }
 
-containerd_list_images() { ctr_images list -q; }
+# containerd_record_images: in one that was here before, down removes the images of k8s.io that were not.
+containerd_record_images() {
+  if is_ours containerd || recorded images; then return 0; fi
+  record images "$(ctr_images list -q | keep_lines images)"
+}
 
-containerd_drop_images() {
+# undo_images LIST
+undo_images() {
   local images=()
-  mapfile -t images < <(ctr_images list -q | grep -Fxv -f "$1")
+  systemctl is-active -q containerd </dev/null || return 0
+  mapfile -t images < <(ctr_images list -q | grep -Fxv -f "$STATE/lists/$1")
   [ ${#images[@]} -eq 0 ] || ctr_images rm "${images[@]}" >/dev/null
 }
 

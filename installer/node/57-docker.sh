@@ -57,10 +57,18 @@ END
 docker_note_host() {
   local settings=ours ran=no
   [ -z "$(state_get docker-ran)" ] || return 0
+  getent group docker >/dev/null || record group docker # its packages add it, and leave it
   if docker_active; then ran=yes; fi
   if [ $ran = yes ] || [ -e $DOCKER_SETTINGS ]; then settings=theirs; fi
   state_set docker-settings $settings
   state_set docker-ran $ran
+}
+
+# undo_group NAME: unless somebody is in it by now.
+undo_group() {
+  local members
+  members=$(getent group "$1") || return 0
+  [ -n "${members##*:}" ] || groupdel "$1"
 }
 
 # docker_configure: a daemon that runs already, or has settings of its own, keeps them.
@@ -114,7 +122,7 @@ docker_trust_server() {
   [ -n "${SERVER_CA:-}" ] || return 0
   while read -r server; do
     host=${server#*://}
-    put_file 0644 "/etc/docker/certs.d/${host%%/*}/ca.crt" <<<"$SERVER_CA"
+    printf '%s' "$SERVER_CA" | put_file 0644 "/etc/docker/certs.d/${host%%/*}/ca.crt"
   done <<<"$(all_servers)"
 }
 
@@ -127,7 +135,7 @@ image_parts() {
 docker_complete_images() {
   local digest ref id
   while read -r digest ref; do
-    id=$(docker image inspect --format '{{.Id}}' "$ref" 2>/dev/null </dev/null) || continue
+    id=$(docker_image_id "$ref") || continue
     [ "$id" != "sha256:$(image_parts "$digest" | head -n 1)" ] || printf '%s %s\n' "$ref" "$digest"
   done < <(role_images)
 }
@@ -147,6 +155,7 @@ docker_get_image() {
     printf 'error: %s (%s) is not in lists/layers for %s\n' "$ref" "$digest" "$HOST_ARCH" >&2
     return 1
   fi
+  docker_record_image "$ref" "sha256:${parts[0]}"
   mkdir -p "$place"
   printf '[{"Config":"%s","RepoTags":["%s"],"Layers":[%s]}]\n' "${parts[0]}" "$ref" \
     "$(printf '"%s"\n' "${parts[@]:1}" | paste -s -d ,)" >"$place/manifest.json"
@@ -157,27 +166,35 @@ docker_get_image() {
   rm -rf "$place"
 }
 
+docker_record_images() { :; } # each by itself
+
+docker_image_id() { docker image inspect --format '{{.Id}}' "$1" 2>/dev/null </dev/null; }
+
+# docker_record_image REFERENCE ID: in a Docker that was here before, with what the name means there.
+docker_record_image() {
+  local was
+  is_ours docker || recorded image "$1" || {
+    was=$(docker_image_id "$1") || was=-
+    record image "$1" "$2" "$was"
+  }
+}
+
+# undo_image REFERENCE ID FORMER-ID: one that somebody uses by now stays.
+undo_image() {
+  docker_active && [ "$(docker_image_id "$1")" = "$2" ] || return 0
+  if [ "$3" = - ]; then
+    logged docker image rm --no-prune "$1" || note "$1 stays"
+  elif [ "$3" != "$2" ]; then
+    logged docker tag "$3" "$1"
+    logged docker image rm --no-prune "$2" || note "$2 stays"
+  fi
+}
+
 # docker_archive DIRECTORY BLOB…: a tar of its manifest.json and of the blobs, to stdout.
 docker_archive() {
   local place=$1
   shift
   printf '%s\n' "$@" | sort -u | tar -C "$place" -cf - manifest.json -C "$CACHE/$BLOBS" -T -
-}
-
-# docker_list_images: "name id".
-docker_list_images() { docker image ls --no-trunc --format '{{.Repository}}:{{.Tag}} {{.ID}}' </dev/null; }
-
-# docker_drop_images LIST: names that were not there go; names that meant another image mean it again.
-docker_drop_images() {
-  local name id
-  while read -r name id; do
-    [[ $name != *'<none>'* ]] || continue
-    if ! grep -q "^$name " "$1"; then docker image rm --no-prune "$name" >/dev/null </dev/null; fi
-  done < <(docker_list_images)
-  while read -r name id; do
-    [[ $name != *'<none>'* ]] || continue
-    [ "$(docker image inspect --format '{{.Id}}' "$name" 2>/dev/null </dev/null)" = "$id" ] || docker tag "$id" "$name" </dev/null
-  done <"$1"
 }
 
 # docker_ids ARG…: ids of containers.

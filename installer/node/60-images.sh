@@ -16,22 +16,10 @@ missing_images() {
     !(($2 " " $1) in there)'
 }
 
-# record_images: in a runtime that was here before, down puts the images back to what they were.
-record_images() {
-  if is_ours "$NODE_RUNTIME" || recorded images; then return 0; fi
-  record images "$(runtime list_images | keep_lines images)"
-}
-
-# undo_images LIST
-undo_images() {
-  systemctl is-active -q "$NODE_RUNTIME" </dev/null || return 0
-  runtime drop_images "$STATE/lists/$1"
-}
-
 # start_images: pulls in the background of other steps; await_images ends with its code.
 start_images() {
   fetch lists/images lists/layers
-  record_images
+  runtime record_images
   pull_images &
   IMAGES_PID=$!
 }
@@ -67,4 +55,5 @@ pull_images() {
   [ $rc -eq 0 ] || die $E_FETCH 'an image could not be brought (above)' "check the server (curl $SERVER/healthz), then run the same line again"
   [ -z "$(missing_images)" ] || die $E_INTEGRITY "images are incomplete after that: $(missing_images | awk '{ printf "%s ", $2 }')" \
     "see journalctl -u $NODE_RUNTIME, then run the same line again"
+  rm -rf "$CACHE/images"
 }

@@ -30,3 +30,30 @@ def running_containerd(folder: Path) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait(20)
+
+
+@contextlib.contextmanager
+def running_docker(folder: Path, netns: str) -> Iterator[str]:
+    """A dockerd of our own in a network namespace, without a bridge; what DOCKER_HOST must be.
+
+    Its /etc/docker is `folder`/etc, its state and log lie in `folder` too.
+    """
+    (folder / "etc").mkdir()
+    socket = folder / "docker.sock"
+    places = ["--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-p", f"{folder}/docker.pid"]
+    words = ["dockerd", "-H", f"unix://{socket}", *places, "--bridge=none", "--iptables=false", "--ip-forward=false",
+             "--ip-masq=false"]  # fmt: skip
+    own = f'mount --bind {folder}/etc /etc/docker && exec nsenter --net=/run/netns/{netns} "$@"'
+    with (folder / "docker.log").open("wb") as log:
+        process = subprocess.Popen(["unshare", "-m", "sh", "-c", own, "own", *words], stdout=log, stderr=log)
+    try:
+        for _ in range(600):
+            done = subprocess.run(["/usr/bin/docker", "-H", f"unix://{socket}", "info"], capture_output=True)
+            if done.returncode == 0 or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert process.poll() is None, (folder / "docker.log").read_text()[-2000:]
+        yield f"unix://{socket}"
+    finally:
+        process.terminate()
+        process.wait(60)

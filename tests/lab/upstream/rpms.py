@@ -72,6 +72,8 @@ REPOS = {
         "gz",
         (
             Rpm("containerd.io", (), ("containerd", "runc")),
+            Rpm("docker-ce", (), ("docker.io", "tini")),
+            Rpm("docker-ce-cli", (), ("docker.io",)),
             *_others(
                 "containerd.io 1.4.3 3.1.el7",
                 "containerd.io 1.6.33 3.1.el7",
@@ -86,6 +88,7 @@ REPOS = {
         "xz",
         (
             Rpm("socat", (), ("socat",)),
+            Rpm("xz", (), ("xz-utils",)),
             Rpm("tcp_wrappers-libs", (), ("libwrap0",)),
             Rpm("conntrack-tools", (), ("conntrack",)),
             Rpm("libnetfilter_cthelper", (), ("libnetfilter-cthelper0",)),
