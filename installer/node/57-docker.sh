@@ -134,6 +134,7 @@ image_parts() {
 # docker_complete_images: Docker names an image by the digest of its config, and has checked its layers against that.
 docker_complete_images() {
   local digest ref id
+  detect_arch
   while read -r digest ref; do
     id=$(docker_image_id "$ref") || continue
     [ "$id" != "sha256:$(image_parts "$digest" | head -n 1)" ] || printf '%s %s\n' "$ref" "$digest"

@@ -102,9 +102,9 @@ find_foreign() {
 held_back() {
   [ -n "$FOREIGN" ] || return 1
   case $1:${2:-} in
-    packages:* | rpmkey:* | group:* | unit:containerd.service | unit:docker.* | module:overlay) return 0 ;;
-    tree:*/containerd | file:/etc/containerd/* | dir:/etc/containerd*) return 0 ;;
-    tree:*/docker | file:/etc/docker/* | dir:/etc/docker*) return 0 ;;
+    packages:* | rpmkey:* | group:* | dir:* | unit:containerd.service | unit:docker.* | module:overlay) return 0 ;;
+    tree:*/containerd | file:/etc/containerd/*) return 0 ;;
+    tree:*/docker | file:/etc/docker/*) return 0 ;;
     *) return 1 ;;
   esac
 }
