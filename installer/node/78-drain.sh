@@ -47,7 +47,7 @@ refuse_loss() {
 
 # eviction_api: the version of Eviction that the API server knows.
 eviction_api() {
-  if kube get --raw=/apis/policy 2>/dev/null | grep -q '"policy/v1"'; then printf policy/v1; else printf policy/v1beta1; fi
+  if grep -q '"policy/v1"' <<<"$(kube get --raw=/apis/policy 2>/dev/null)"; then printf policy/v1; else printf policy/v1beta1; fi
 }
 
 # evict API NAMESPACE NAME UID: 1 when it is refused, with the reason in REFUSAL. The uid spares a pod of the same name.
