@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.integration.runtime import running_containerd
 from tests.integration.upstream import rpms
 from tests.serving import Server, serving
 
+PODMAN = ["podman", "--cgroup-manager", "cgroupfs", "--storage-driver", "vfs"]
 LARGE = os.urandom(40_000_000)
 REFS = {"k8s.gcr.io/pause:3.2": False, "docker.io/library/busybox:1.33": True, "quay.io/coreos/flannel:v0.13.0": False}
 
@@ -179,6 +181,30 @@ def test_skopeo_copies_a_chart_as_an_artifact(tmp_path: Path) -> None:
         run("skopeo", "copy", "--preserve-digests", "--src-tls-verify=false", source, f"dir:{tmp_path}/chart")
     (descriptor,) = json.loads((tmp_path / "chart/manifest.json").read_text())["layers"]
     assert (tmp_path / "chart" / descriptor["digest"].partition(":")[2]).read_bytes() == chart
+
+
+@pytest.mark.root
+def test_podman_pulls_by_the_server_s_name_and_through_a_mirror(
+    server: Server, tmp_path: Path, digests: dict[str, str]
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="podman-") as short:  # podman takes no longer one
+        _podman_pulls([*PODMAN, "--root", short, "--runroot", f"{short}/run"], server, tmp_path, digests)
+
+
+def _podman_pulls(podman: list[str], server: Server, tmp_path: Path, digests: dict[str, str]) -> None:
+    inspect = [*podman, "image", "inspect", "--format", "{{.Digest}}"]
+    host, ref = server.url[7:], "k8s.gcr.io/pause:3.2"
+    run(*podman, "pull", "--tls-verify=false", f"{host}/{ref}")
+    assert run(*inspect, f"{host}/{ref}").stdout.strip() == digests[ref]
+    mirrors = "".join(
+        f'[[registry]]\nlocation = "{name}"\n[[registry.mirror]]\nlocation = "{host}/{name}"\ninsecure = true\n'
+        for name in ("k8s.gcr.io", "docker.io", "quay.io")
+    )
+    (tmp_path / "registries.conf").write_text(mirrors)
+    env = {**os.environ, "CONTAINERS_REGISTRIES_CONF": str(tmp_path / "registries.conf")}
+    for one, digest in digests.items():
+        run(*podman, "pull", one, env=env)
+        assert f"{one.rpartition(':')[0]}@{digest}" in run(*podman, "image", "inspect", one).stdout
 
 
 @pytest.mark.root
