@@ -51,6 +51,7 @@ used_networks() {
 clashes() {
   local network what
   while read -r network what; do
+    if [ "$what" = route ] && recorded route "$network"; then continue; fi # ours, of a run that was interrupted
     if overlap "$1" "$network"; then printf '%s (%s) ' "$network" "$what"; fi
   done < <(used_networks)
 }

@@ -15,6 +15,7 @@ create_token() {
 # print_join TOKEN: on stdout: the short line, and the one that checks deploy.sh before it runs it.
 print_join() {
   local endpoint hash digest arguments
+  living_server || true # the one that the next node shall ask
   endpoint=$(kube config view -o 'jsonpath={.clusters[0].cluster.server}')
   hash=$(ca_hash </etc/kubernetes/pki/ca.crt)
   arguments="join --token $1 --ca-cert-hash $hash ${endpoint#https://}"

@@ -204,3 +204,9 @@ def test_selinux_turns_permissive_only_without_a_policy_and_comes_back(shell: Sh
     assert "SELinux is set to permissive" in done.stderr
     shell.out("undo_all")
     assert mode.read_text() == "Enforcing\n"
+
+
+def test_our_own_route_of_an_interrupted_run_is_no_clash(shell: Shell) -> None:
+    route = "used_networks() { echo 10.96.0.0/12 route; }"
+    assert run_check(shell, "networks", route)[0] != []
+    assert run_check(shell, "networks", f"record route 10.96.0.0/12 eth0; {route}")[0] == []
