@@ -93,6 +93,15 @@ def test_an_attempt_to_reach_outside_is_listed(trio: Trio) -> None:
     assert deploy(trio.worker, "sealed").returncode == 0, "the others did not"
 
 
+def test_who_is_asked_for_names_is_told(trio: Trio) -> None:
+    node = trio.worker
+    node.run("cp /etc/resolv.conf /run/resolv; echo nameserver 10.77.0.9 >/etc/resolv.conf; "
+             "timeout 3 getent hosts nowhere.example; cat /run/resolv >/etc/resolv.conf; rm /run/resolv", check=True)
+    told = deploy(node, "sealed")
+    assert told.returncode == 0, told.stdout
+    assert "dns        10.77.0.9 was asked for names" in told.stdout
+
+
 def test_an_attempt_of_a_pod_is_listed_and_other_registries_are_named(trio: Trio) -> None:
     node = trio.worker
     node.run(f"ip route add default via {trio.master.address}", check=True)

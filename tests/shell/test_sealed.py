@@ -41,6 +41,7 @@ def test_the_server_the_nodes_and_the_cluster_s_networks_are_inside(shell: Shell
 def test_the_rules_let_everything_pass_and_keep_what_is_not_inside(shell: Shell) -> None:
     lines = shell.out("seal_rules kubecarry 10.77.0.0/24 10.96.0.0/12").splitlines()
     assert lines[:2] == ["*filter", ":KUBECARRY-SEALED - [0:0]"]
+    assert lines.pop(2).startswith("-A KUBECARRY-SEALED -p udp --dport 53 ")
     assert lines[2:4] == [f"-A KUBECARRY-SEALED -d {net} -j RETURN" for net in ("10.77.0.0/24", "10.96.0.0/12")]
     assert lines[-2:] == ["-A KUBECARRY-SEALED -m recent --name kubecarry --set --rdest", "COMMIT"]
     assert not [line for line in lines if "DROP" in line or "REJECT" in line]
@@ -60,6 +61,14 @@ def test_an_address_outside_is_told_and_one_of_a_node_is_not(shell: Shell, seen:
     assert any("2001:0db8" in line for line in told)
     assert not any("10.9.9.9" in line for line in told)
     assert told[-1] == "differs=2"
+
+
+def test_who_was_asked_for_names_is_told_and_is_no_breach(shell: Shell, seen: Path) -> None:
+    (seen / "kubecarry-dns").write_text(f"{RECENT}src=10.244.0.7 ttl: 0 last_seen: 1 oldest_pkt: 1 1\n")
+    told = report(shell, "state_set pods 10.244.0.0/16")
+    assert "dns        192.0.2.1 was asked for names (4 times or more)" in told
+    assert not any("10.244.0.7" in line for line in told), "the cluster's own"
+    assert told[-1] == "differs=0"
 
 
 def test_rules_that_are_gone_and_another_registry_are_told(shell: Shell, seen: Path) -> None:
