@@ -128,7 +128,7 @@ undo_seal() {
 seen_in() {
   local list
   for list; do
-    [ ! -e $SEEN/$list ] || awk '{ sub(/^src=/, "", $1); n = 0; for (i = 2; i <= NF; i++) if ($i == "oldest_pkt:") n = NF - i - 1; print $1, n }' $SEEN/$list
+    [ ! -e "$SEEN/$list" ] || awk '{ sub(/^src=/, "", $1); n = 0; for (i = 2; i <= NF; i++) if ($i == "oldest_pkt:") n = NF - i - 1; print $1, n }' "$SEEN/$list"
   done
 }
 
