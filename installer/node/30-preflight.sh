@@ -54,6 +54,7 @@ any    runtime
 any    containerd
 any    docker
 any    sealed
+any    registry-ca
 any    ports
 '
 

@@ -35,6 +35,7 @@ master, join, preflight, restore:
   --timeout SECONDS         for each long wait (default 300)
   --runtime NAME            containerd or docker (default: what runs here already, else ${RUNTIME:-containerd})
   --cgroup-driver NAME      systemd or cgroupfs (default: as the runtime of this host has it, else systemd)
+  --registry-ca HOST=FILE   trust this CA (PEM, absolute path) for the site's own registry HOST[:PORT]; may be repeated
   --sealed                  let no image come from elsewhere, and list what tried to reach anything outside
 master:
   --pod-subnet CIDR         default $POD_SUBNET
@@ -79,6 +80,7 @@ set_option() {
     --firewall) [[ $value =~ ^(open|off)$ ]] && OPT_FIREWALL=$value ;;
     --runtime) [[ $value =~ ^(containerd|docker)$ ]] && OPT_RUNTIME=$value ;;
     --cgroup-driver) [[ $value =~ ^(systemd|cgroupfs)$ ]] && OPT_CGROUP_DRIVER=$value ;;
+    --registry-ca) add_registry_ca "$value" ;;
     --swap) [[ $value =~ ^(off|keep)$ ]] && OPT_SWAP=$value ;;
     --timeout) [[ $value =~ ^[1-9][0-9]{0,4}$ ]] && OPT_TIMEOUT=$value ;;
     --ignore)
@@ -90,7 +92,7 @@ set_option() {
 
 # allowed_options VERB: those that take a value, then those that do not.
 allowed_options() {
-  local node='--advertise-address --interface --node-name --firewall --swap --ignore --timeout --runtime --cgroup-driver --sealed'
+  local node='--advertise-address --interface --node-name --firewall --swap --ignore --timeout --runtime --cgroup-driver --sealed --registry-ca'
   case $1 in
     master) printf '%s' "$node --pod-subnet --service-subnet --node-port-range --token --single-node" ;;
     join) printf '%s' "$node --token --ca-cert-hash --discovery-token-ca-cert-hash" ;;

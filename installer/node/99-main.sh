@@ -58,6 +58,7 @@ prepare() {
   relax_selinux
   load_modules
   stage "$NODE_RUNTIME" runtime configure
+  trust_registries
   start_images
   stage packages install_kubernetes
   stage host prepare_host
