@@ -52,12 +52,24 @@ own_directories() {
   done < <(role_packages | sed "s|^|$CACHE/|" | xargs -d '\n' rpm -qp --nosignature --qf '[%{DIRNAMES}\n]' 2>/dev/null | sort -u)
 }
 
-# learn_names: keeps the names of the role's package files, under the digest of the list that they belong to.
+# learn_names: keeps the names of the role's package files, under the digest of the list that they belong to, and the
+# paths of what is in them, of all runs.
 learn_names() {
   local list=$CACHE/lists/$HOST_OS/$ROLE.packages files=()
   mapfile -t files < <(role_packages | sed "s|^|$CACHE/|")
   mkdir -p "$STATE/lists"
+  { cat "$STATE/lists/contents" 2>/dev/null || true; rpm -qpl --nosignature "${files[@]}" 2>/dev/null </dev/null; } | sort -u >"$STATE/tmp/contents"
+  mv -f "$STATE/tmp/contents" "$STATE/lists/contents"
   { sha256sum <"$list" && rpm_names "${files[@]}"; } >"$STATE/lists/packages-$HOST_OS-$ROLE"
+}
+
+# half_unpacked: what a killed rpm leaves of our packages: it unpacks each file as `PATH;8 hex digits`, then renames it.
+half_unpacked() {
+  local directory
+  [ -e "$STATE/lists/contents" ] || return 0
+  sed 's|/[^/]*$||' "$STATE/lists/contents" | sort -u | while IFS= read -r directory; do
+    [ ! -d "$directory" ] || find "$directory" -maxdepth 1 -name '*;????????' ! -type d
+  done | awk -v list="$STATE/lists/contents" 'BEGIN { while ((getline line < list) > 0) ours[line] } substr($0, 1, length($0) - 9) in ours'
 }
 
 # trust_keys: imports the bundle's keys. Their names in the rpm database are learnt in a scratch database first, so that
@@ -169,6 +181,7 @@ undo_packages() {
     warn "packages could not be removed (does something else need them by now?): ${there[*]}"
     return 1
   }
+  while IFS= read -r name; do rm -f -- "$name"; done < <(half_unpacked)
   systemctl daemon-reload </dev/null 2>/dev/null || true
   ldconfig # the libraries' own scripts ran it before their files had gone
 }

@@ -160,3 +160,16 @@ def test_a_package_that_comes_back_stays_on_the_list_that_it_was_on(shell: Shell
     shell.out("missing_packages() { printf 'socat-1\nkubectl-2\n'; }; record_packages")
     lists = [(shell.state / "lists" / line.split("\t")[1]).read_text() for line in shell.journal]
     assert lists == ["kubelet-1\nsocat-1\n", "kubectl-2\n"]
+
+
+def test_what_a_killed_rpm_left_half_unpacked_goes_with_the_packages(shell: Shell) -> None:
+    place = shell.directory / "usr"
+    place.mkdir()
+    for name in ("containerd", "containerd;6b0193fe", "theirs;6b0193fe", "containerd;x", "containerd;6b0193fe.bak"):
+        (place / name).touch()
+    (shell.state / "lists/contents").write_text(f"{place}/containerd\n{place}/gone/x\n/\n")
+    (shell.state / "lists/packages-1").touch()
+    shell.out("systemctl() { :; }; ldconfig() { :; }; undo_packages packages-1")
+    assert sorted(path.name for path in place.iterdir()) == [
+        "containerd", "containerd;6b0193fe.bak", "containerd;x", "theirs;6b0193fe"
+    ]  # fmt: skip
