@@ -17,8 +17,23 @@ has_nameserver() {
   grep -Eq '^[[:space:]]*nameserver[[:space:]]' /etc/resolv.conf 2>/dev/null
 }
 
+RESOLVED_CONF=/run/systemd/resolve/resolv.conf # what systemd-resolved asks, while /etc/resolv.conf names itself
+
+# names_beyond FILE: whether it names nameservers, and none of them is this host's loopback.
+names_beyond() {
+  awk '$1 == "nameserver" { n++; if ($2 ~ /^(127\.|::1$)/) own++ } END { exit !(n && !own) }' "$1" 2>/dev/null
+}
+
 check_resolv_conf() {
-  has_nameserver || ours || caution '/etc/resolv.conf names no nameserver' "pods get one that names only this node's own address, so that the cluster's DNS starts; names outside the cluster will not resolve"
+  ! ours || return 0
+  if has_nameserver && ! names_beyond /etc/resolv.conf; then
+    if names_beyond $RESOLVED_CONF; then
+      caution "the nameserver of /etc/resolv.conf is this host itself" "pods get those that it asks ($RESOLVED_CONF)"
+    else
+      caution "the nameserver of /etc/resolv.conf is this host itself" "pods cannot ask it, so names outside the cluster will not resolve in them: name one that they can reach"
+    fi
+  fi
+  has_nameserver || caution '/etc/resolv.conf names no nameserver' "pods get one that names only this node's own address, so that the cluster's DNS starts; names outside the cluster will not resolve"
 }
 
 check_address() {
@@ -94,9 +109,10 @@ check_clock() {
 
 check_proxy() {
   [ -z "$PROXIES" ] || caution "a proxy is set in the environment ($PROXIES)" 'it is ignored for the server and the cluster'
-  if grep -qi _proxy= <<<"$(systemctl show --property=Environment "$NODE_RUNTIME" kubelet 2>/dev/null)"; then
-    caution "$NODE_RUNTIME or kubelet has a proxy in its unit" 'see that its NO_PROXY names the node, pod and service networks'
-  fi
+  ! has_proxy <<<"$(service_environment "$NODE_RUNTIME")"$'\n'"$(service_environment kubelet)" ||
+    caution 'services have a proxy in their environment' "the cluster's own addresses are added to NO_PROXY of $NODE_RUNTIME and the kubelet; down takes that back"
+  ! grep -Eqsi '^(https?|all)_proxy=.' /etc/sysconfig/kubelet /etc/default/kubelet "/etc/sysconfig/$NODE_RUNTIME" "/etc/default/$NODE_RUNTIME" ||
+    caution "$NODE_RUNTIME or the kubelet has a proxy in its environment file" "see that NO_PROXY there names $(unproxied)"
 }
 
 firewalld_active() { systemctl is-active -q firewalld 2>/dev/null; }

@@ -110,3 +110,50 @@ check_same_link() {
 check_join_self() {
   [ -z "$(device_of "$MASTER_HOST")" ] || fault "$MASTER_HOST is this host itself" 'give the address of the master'
 }
+
+check_ca_valid() {
+  local ca start
+  [ -n "$CLUSTER_INFO" ] || return 0
+  ca=$(cluster_ca)
+  openssl x509 -noout -checkend 0 <<<"$ca" >/dev/null 2>&1 || fault "the cluster's CA has expired: $(openssl x509 -noout -enddate <<<"$ca" 2>&1)" 'compare the clocks; else the cluster needs a new CA'
+  start=$(openssl x509 -noout -startdate <<<"$ca" 2>/dev/null | sed 's/^notBefore=//') || return 0
+  [ "$(date -d "$start" +%s)" -le "$(date +%s)" ] || fault "the cluster's CA is not yet valid ($start)" "this host's clock, or the master's, is wrong: set both"
+}
+
+# check_name_taken: a second machine under a node's name would take its place.
+check_name_taken() {
+  local node
+  if [ -z "$CLUSTER_INFO" ] || ours || ! token_signs "$OPT_TOKEN" || name_free; then return 0; fi
+  node=$(ask_master "/api/v1/nodes/$NODE_NAME") || return 0
+  [ "$(json_string machineID <<<"$node")" = "$(cat /etc/machine-id 2>/dev/null)" ] ||
+    fault "the cluster has a node $NODE_NAME, which is another machine and Ready" 'pass another --node-name, or rename this host (hostnamectl set-hostname)'
+}
+
+# master_reply: the headers and body of the master's /version; nothing secret, and nothing that must be believed.
+master_reply() {
+  curl -k -s -D - --noproxy '*' --connect-timeout 5 --max-time 10 "https://$MASTER_HOST:$MASTER_PORT/version" 2>/dev/null | tr -d '\r'
+}
+
+check_master_version() {
+  local version theirs ours
+  [ -n "$CLUSTER_INFO" ] || return 0
+  version=$(master_reply | json_string gitVersion) || return 0
+  [[ $version =~ ^v1\.([0-9]+)\. ]] || return 0
+  theirs=${BASH_REMATCH[1]}
+  ours=${KUBERNETES_VERSION#v1.}
+  ours=${ours%%.*}
+  if [ "$ours" -gt "$theirs" ]; then
+    fault "the master is $version, the bundle $KUBERNETES_VERSION: a node may not be newer than its master" 'upgrade the master first, or use the bundle that it was installed from'
+  elif [ $((theirs - ours)) -gt 2 ]; then
+    fault "the master is $version, the bundle $KUBERNETES_VERSION: a node may be two releases older at most" 'use the bundle that the master was installed from'
+  fi
+}
+
+check_master_clock() {
+  local header skew
+  [ -n "$CLUSTER_INFO" ] || return 0
+  header=$(master_reply | sed -n 's/^[Dd]ate: //p') || return 0
+  [ -n "$header" ] || return 0
+  skew=$(($(date +%s) - $(date -d "$header" +%s)))
+  [ ${skew#-} -le 60 ] || fault "the clock differs from the master's by $skew s" 'set both (date -s, or start chronyd): certificates are refused before they become valid'
+}

@@ -129,9 +129,16 @@ enable_unit() {
   systemctl is-enabled -q "$1" 2>/dev/null </dev/null || logged systemctl -q enable "$1"
 }
 
-# pod_resolv_conf: what the kubelet gives to pods where the host has no nameserver: CoreDNS does not start without one.
+# pod_resolv_conf: what the kubelet gives to pods where the host names no nameserver that they can reach: CoreDNS does
+# not start without one, and stops at one that leads back to it.
 pod_resolv_conf() {
-  has_nameserver || printf 'nameserver %s\n' "$NODE_ADDRESS" >"$STATE/resolv.conf"
+  if names_beyond /etc/resolv.conf; then return 0; fi
+  if names_beyond $RESOLVED_CONF; then
+    ln -sfn $RESOLVED_CONF "$STATE/resolv.conf"
+  else
+    rm -f "$STATE/resolv.conf"
+    printf 'nameserver %s\n' "$NODE_ADDRESS" >"$STATE/resolv.conf"
+  fi
 }
 
 prepare_host() {
@@ -141,5 +148,7 @@ prepare_host() {
   name_host
   route_services
   pod_resolv_conf
+  release_interfaces
+  bypass_proxy kubelet
   configure_kubelet_unit
 }

@@ -114,7 +114,7 @@ package_command() {
   local manager
   manager=$(package_manager)
   local options=(-y --noplugins --disablerepo='*' --enablerepo=kubecarry --setopt=reposdir="$STATE/repos" --setopt=cachedir="$STATE/yum"
-    --setopt=keepcache=0 --releasever="${HOST_OS#el}")
+    --setopt=keepcache=0 --disableexcludes=all --releasever="${HOST_OS#el}")
   if [ "${manager##*/}" = dnf ]; then
     options+=(--setopt=install_weak_deps=False --setopt="module_platform_id=platform:$HOST_OS")
   fi
@@ -161,7 +161,7 @@ install_packages() {
 # install_runtime: first, so that images can be brought while the other packages are installed.
 install_runtime() {
   offer_packages
-  install_packages "($(runtime packages))"
+  install_packages "($(runtime packages)|container-selinux-)"
   runtime version >/dev/null || die $E_ENVIRONMENT "$NODE_RUNTIME does not start from PATH" "see $LOG"
 }
 

@@ -62,6 +62,8 @@ containerd_configure() {
     registry_hosts | put_file 0644 "/etc/containerd/certs.d/$registry/hosts.toml" # read at each pull: needs no restart
   done
   configure_crictl
+  bypass_proxy containerd
+  [ $CHANGED = 0 ] || restart=1
   start_unit containerd "$restart"
   wait_for 60 containerd ctr version || die $E_ENVIRONMENT "containerd does not answer at $CONTAINERD_SOCKET" 'see: journalctl -u containerd'
 }

@@ -162,7 +162,7 @@ verb_down() {
 main() {
   set -euo pipefail
   umask 022
-  export LC_ALL=C
+  export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin" # su and sudo may leave these out
   clock
   STARTED=$NOW
   drop_proxies
