@@ -21,6 +21,7 @@ from bundler.fetch.pool import BlobJob, Job, blob_jobs, fetch_all, image_jobs
 from bundler.fetch.registry import Registry
 from bundler.lock import missing
 from bundler.locked import LockedFile, LockedMetadata, LockedPackage, file_name
+from bundler.manifest import ROLES
 from bundler.output import WHOLE, Shape
 from bundler.progress import Progress
 from bundler.reposign import Signer
@@ -211,8 +212,13 @@ def _metadata(selection: Selection, name: str, created: int, store: Store) -> di
         return debrepo.build(debs, name, created)
     rpms = [repodata.Rpm(package.filename, store.path(package.sha256), package.sha256) for package in packages]
     packed = [repodata.Rpm(file_name(m.url), store.path(m.sha256), m.sha256) for m in selection.modules(name)]
-    found = repodata.describe(rpms, created, store, packed)
-    return {f"repodata/{file}": content for file, content in found.items()}
+    whole = repodata.describe(rpms, created, store, packed)
+    found = {f"repodata/{file}": content for file, content in whole.items()}
+    for role in ROLES:
+        names = {package.filename for package in selection.role(name, role)}
+        found.update((f"{role}/repodata/{file}", content)
+                     for file, content in repodata.subset(whole, names, created).items())
+    return found
 
 
 @dataclass(frozen=True)

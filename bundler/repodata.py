@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from struct import pack
@@ -26,6 +27,8 @@ _HEADS = {
     "other": f'<otherdata xmlns="{_SPACE}/other" packages="%d">\n',
 }
 _TAILS = {"primary": "</metadata>\n", "filelists": "</filelists>\n", "other": "</otherdata>\n"}
+_CHUNK = re.compile(r"(?s)<package .*?</package>\n")
+_LOCATION = re.compile('<location href="([^"]+)"/>')
 _XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
 
@@ -44,15 +47,33 @@ def build(rpms: Sequence[Rpm], stamp: int, modules: bytes = b"") -> dict[str, by
     ``modules`` is a modules.yaml, without which dnf takes no modular package. DamagedSource if a package has another
     digest than it should; IntegrityError if it is no RPM.
     """
-    chunks: dict[str, list[str]] = {kind: [] for kind in _KINDS}
-    for rpm in sorted(rpms, key=lambda rpm: rpm.name):
-        for kind, chunk in zip(_KINDS, _describe(rpm, stamp)):
-            chunks[kind].append(chunk)
+    return _assemble([_describe(rpm, stamp) for rpm in sorted(rpms, key=lambda rpm: rpm.name)], stamp, modules)
+
+
+def subset(files: Mapping[str, bytes], names: Collection[str], stamp: int) -> dict[str, bytes]:
+    """Return ``repodata/`` for those packages of another one that have these names, from a directory below them."""
+    plain = {kind: _plain(files, kind) for kind in _KINDS}
+    chunks = list(zip(*(_CHUNK.findall(plain[kind].decode()) for kind in _KINDS)))
+    chosen = []
+    for primary, filelists, other in chunks:
+        name = _LOCATION.search(primary)
+        if name and name[1] in names:
+            chosen.append((primary.replace(name[0], f'<location href="../{name[1]}"/>'), filelists, other))
+    return _assemble(chosen, stamp, _plain(files, "modules"))
+
+
+def _plain(files: Mapping[str, bytes], kind: str) -> bytes:
+    return b"".join(gzip.decompress(data) for name, data in files.items() if f"-{kind}." in name)
+
+
+def _assemble(packages: Sequence[tuple[str, str, str]], stamp: int, modules: bytes) -> dict[str, bytes]:
+    """Return the files for packages of which each is described by a chunk of each kind."""
     files: dict[str, bytes] = {}
     records = []
-    plains = {
-        kind: (_XML + _HEADS[kind] % len(rpms) + "".join(chunks[kind]) + _TAILS[kind]).encode() for kind in _KINDS
-    }
+    plains = {}
+    for at, kind in enumerate(_KINDS):
+        head, chunks = _HEADS[kind] % len(packages), (package[at] for package in packages)
+        plains[kind] = "".join([_XML, head, *chunks, _TAILS[kind]]).encode()
     for kind, plain in {**plains, **({"modules": modules} if modules else {})}.items():
         packed = gzip_stored(plain)
         name = f"{hashlib.sha256(packed).hexdigest()}-{kind}.{'yaml' if kind == 'modules' else 'xml'}.gz"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bundler.archive import content
+from bundler.bundle import CONTRACT
 from bundler.errors import HostError, IntegrityError
 from bundler.resolve.openpgp import verify_clear, verify_detached
 from bundler.sign import create_pair
@@ -35,9 +36,11 @@ class Signer(Protocol):
         """
 
 
-def signed_file(kind: str) -> tuple[str, str]:
-    """Return what is signed in a repository of a kind, and where the signature lies."""
-    return ("Release", "InRelease") if kind == "deb" else ("repodata/repomd.xml", "repodata/repomd.xml.asc")
+def to_sign(kind: str, files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return what is signed in a repository of a kind, each with the path of its signature."""
+    if kind == "deb":
+        return {"Release": "InRelease"}
+    return {path: f"{path}.asc" for path in sorted(files) if path.endswith("repodata/repomd.xml")}
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,17 @@ class GpgKey:
         if kind == "rpm" and self.algorithm != RSA:
             raise HostError(f"host {host}: the key {self.fingerprint} is not RSA, and rpm knows no other before EL9",
                             f"Give another --repo-key. {_MAKE_ONE}")
-        source, target = signed_file(kind)
         words = ["--faked-system-time", f"{max(created, self.created)}!", "--digest-algo", "SHA256", "--armor",
                  "--local-user", f"{self.fingerprint}!", "--clearsign" if kind == "deb" else "--detach-sign"]
-        signature = _gpg(self.home, words, files[source])
-        if signature != _gpg(self.home, words, files[source]):
+        signed = {target: self._signature(words, files[source]) for source, target in to_sign(kind, files).items()}
+        return {**signed, f"keys/repository-{self.fingerprint[-16:].lower()}.asc": self.public()}
+
+    def _signature(self, words: Sequence[str], data: bytes) -> bytes:
+        signature = _gpg(self.home, words, data)
+        if signature != _gpg(self.home, words, data):
             raise HostError(f"the key {self.fingerprint} signs the same bytes differently each time, so no two builds "
                             "would be alike", f"Give --repo-key an RSA or Ed25519 key. {_MAKE_ONE}")
-        return {target: signature, f"keys/repository-{self.fingerprint[-16:].lower()}.asc": self.public()}
+        return signature
 
     def public(self) -> bytes:
         """Return the public key, armored, without what others have signed of it."""
@@ -80,14 +86,21 @@ class Carried:
         place = self.bundle.contract["hosts"][host]
         if "repo_key" not in place:
             return {}
-        source, target = signed_file(kind)
-        path = f"{place['path']}/{target}"
-        key, signature = (content(self.bundle.fd, self.bundle.entries[name]) for name in (place["repo_key"], path))
-        if kind == "rpm":
-            verify_detached(path, files[source], signature, [key])
-        elif verify_clear(path, signature, [key]) != files[source]:
-            raise IntegrityError(f"{path}: signs another Release than the locks give")
-        return {target: signature, place["repo_key"][len(place["path"]) + 1 :]: key}
+        key = self._read(place["repo_key"])
+        found = {place["repo_key"][len(place["path"]) + 1 :]: key}
+        for source, target in to_sign(kind, files).items():
+            path = f"{place['path']}/{target}"
+            found[target] = self._read(path)
+            if kind == "rpm":
+                verify_detached(path, files[source], found[target], [key])
+            elif verify_clear(path, found[target], [key]) != files[source]:
+                raise IntegrityError(f"{path}: signs another Release than the locks give")
+        return found
+
+    def _read(self, path: str) -> bytes:
+        if path not in self.bundle.entries:
+            raise IntegrityError(f"{path}: is not in the bundle, whose {CONTRACT} says that its repository is signed")
+        return content(self.bundle.fd, self.bundle.entries[path])
 
 
 @contextmanager

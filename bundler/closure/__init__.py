@@ -147,6 +147,7 @@ def _prove_roles(
             for file, sha256 in repository.digests().items()
             if digests.get(f"{place['path']}/{file}") != sha256
         ]
+        gaps += _role_gaps(contents, place, host, arch, repository)
         for role, specs in host["roles"].items():
             solved = repository.solve(specs, _listed(contents, place, role), assume=given is None)
             gaps += [f"{name} {role} {arch}: {gap}" for gap in solved.gaps]
@@ -161,6 +162,19 @@ def _prove_roles(
             idle = sorted(listed - installed[role] - set(proven[role]["spare"]))
             gaps += [f"{name} {role}: {file} is carried, but nothing of it needs it" for file in idle]
     return proven
+
+
+def _role_gaps(
+    contents: Contents, place: Mapping[str, Any], host: Mapping[str, Any], arch: str, whole: Repository
+) -> Iterator[str]:
+    """Yield how the yum repositories of the roles differ from the roles' lists."""
+    for role in host["roles"] if host["format"] == "rpm" else ():
+        listed = _listed(contents, place, role)
+        wanted = {f"../{file}": sha256 for file, sha256 in whole.digests().items() if file in listed}
+        found = open_repository(contents, f"{place['path']}/{role}", host, arch).digests()
+        for file in sorted({*wanted, *found}):
+            if wanted.get(file) != found.get(file):
+                yield f"{place['path']}/{role}/{file}: in the role's repository or its list, not in both"
 
 
 def _listed(contents: Contents, place: Mapping[str, Any], role: str) -> set[str]:

@@ -1,6 +1,7 @@
 """What describes the bundle's packages to yum, dnf and apt: ready files for /etc, with this server's own URL."""
 
 import base64
+from functools import partial
 from typing import Callable, Dict, List
 
 from ..bundle import Bundle
@@ -12,7 +13,8 @@ _ARMOR = b"-----BEGIN PGP"
 
 
 class Repos:
-    """`paths`: the URL paths it answers: `/repo/<os>.repo`, or `/repo/<os>.sources` and `/repo/<os>.list`."""
+    """`paths`: the URL paths it answers: `/repo/<os>.repo` and `/repo/<os>-<role>.repo`, or `/repo/<os>.sources` and
+    `/repo/<os>.list`."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
@@ -20,23 +22,28 @@ class Repos:
             "rpm": {"repo": self._repo}, "deb": {"sources": self._sources, "list": self._list}}
         self.paths = {"/repo/{}.{}".format(host.name, suffix): (host, make)
                       for host in bundle.info.hosts for suffix, make in kinds.get(host.format, {}).items()}
+        self.paths.update(
+            ("/repo/{}-{}.repo".format(host.name, role), (host, partial(self._repo, role=role)))
+            for host in bundle.info.hosts for role in host.roles if self._has(host, role + "/repodata/repomd.xml"))
 
     def render(self, path: str, server: str) -> bytes:
         """The file of one of `paths` for `server`, a URL without a slash at its end. Raises IntegrityError, OSError."""
         host, make = self.paths[path]
         return ("\n".join(make(host, server)) + "\n").encode("utf-8")
 
-    def _repo(self, host: Host, server: str) -> List[str]:
-        """For /etc/yum.repos.d."""
-        lines = ["[kubecarry]", "name=Kubecarry {} for {}".format(self._bundle.info.release, host.name),
-                 "baseurl={}/{}/".format(server, host.path), "enabled=1",
+    def _repo(self, host: Host, server: str, role: str = "") -> List[str]:
+        """For /etc/yum.repos.d: everything of the host, or what a role consists of."""
+        top, below = ("-" + role, role + "/") if role else ("", "")
+        lines = ["[kubecarry{}]".format(top),
+                 "name=Kubecarry {} for {}{}".format(self._bundle.info.release, host.name, top),
+                 "baseurl={}/{}/{}".format(server, host.path, below), "enabled=1",
                  "module_hotfixes=1"]  # the bundle is chosen already: no stream is to hide a part of it
         if server.startswith("https:"):
             lines += [_ca_note(server, _YUM_CA), "sslcacert=" + _YUM_CA]
         if not host.keys:
             return ["# The bundle carries no key for these packages: they are not checked.", *lines, "gpgcheck=0"]
         lines += ["gpgcheck=1", "gpgkey=" + " ".join("{}/{}".format(server, key) for key in host.keys)]
-        if self._signed(host, "repodata/repomd.xml.asc"):
+        if self._signed(host, below + "repodata/repomd.xml.asc"):
             lines.append("repo_gpgcheck=1")
         return lines
 
@@ -60,7 +67,10 @@ class Repos:
                 "deb [signed-by={}] {}/{}/ ./".format(name, server, host.path)]
 
     def _signed(self, host: Host, signature: str) -> bool:
-        return bool(host.repo_key) and "{}/{}".format(host.path, signature) in self._bundle.members
+        return bool(host.repo_key) and self._has(host, signature)
+
+    def _has(self, host: Host, name: str) -> bool:
+        return "{}/{}".format(host.path, name) in self._bundle.members
 
 
 def _ca_note(server: str, path: str) -> str:

@@ -118,6 +118,24 @@ def test_dnf_checks_packages_and_metadata(server: Server, tmp_path: Path) -> Non
 
 
 @pytest.mark.root
+def test_a_role_s_repository_has_what_the_role_consists_of(server: Server, bundle: Path, tmp_path: Path) -> None:
+    """Signed like the whole, over HTTP and from the unpacked tree."""
+    tree = unpack(bundle, tmp_path / "tree")
+    text = fetched(server, "/repo/el7-node.repo")
+    assert "repo_gpgcheck=1\n" in text
+    for name, url in (("http", server.url), ("file", f"file://{tree}")):
+        dnf = Dnf(tmp_path / name, text.replace(server.url, url))
+        dnf("install", "kubelet")
+        assert (dnf.root / "opt/kubernetes-cni/payload").stat().st_size == 20_000
+        assert "No match for argument: kubectl" in dnf.refused("install", "kubectl")
+        assert "vendor" not in dnf("--setopt=gpgcheck=1", "install", "*").stderr
+    master = Dnf(tmp_path / "master", fetched(server, "/repo/el7-master.repo"))
+    listed = (tree / "lists/el7/master.packages").read_text().splitlines()
+    found = master("repoquery", "--quiet", "--queryformat", "%{name}-%{version}-%{release}.%{arch}.rpm").stdout.split()
+    assert sorted(found) == sorted(line.rpartition("/")[2] for line in listed)
+
+
+@pytest.mark.root
 def test_dnf_itself_refuses_metadata_that_changed(server: Server, bundle: Path, tmp_path: Path) -> None:
     tree = unpack(bundle, tmp_path / "tree")
     repomd = tree / "packages/el7/repodata/repomd.xml"

@@ -202,16 +202,15 @@ def test_api_and_metrics(app: App) -> None:
 
 
 def test_steps_are_those_of_deploy() -> None:
+    """Every run that prepares a host for a role reports steps of that role, in their order."""
     main = (Path(__file__).parents[3] / "installer/node/99-main.sh").read_text()
-
-    def steps(function: str) -> list[str]:
-        body = re.search(rf"(?ms)^{function}\(\) \{{(.*?)^\}}", main)
-        assert body
-        text = re.sub(r'(?m)^(  stage )"\$NODE_RUNTIME"( .*)$', r"\1containerd\2\n\1docker\2", body.group(1))
-        return re.findall(r"(?m)^  (?:step|stage) ([a-z]+) ", text)
-
-    for role, verb in (("master", "verb_master"), ("node", "verb_join")):
-        assert STEPS[role] == steps("prepare") + steps(verb)
+    bodies = dict(re.findall(r"(?ms)^(\w+)\(\) \{(.*?)^\}", main))
+    roles = {role: name for name in bodies for role in re.findall(r"(?m)^  prepare (\w+)", bodies[name])}
+    assert set(roles) == set(STEPS)
+    for role, name in roles.items():
+        text = bodies["prepare"] + bodies[name]
+        text = re.sub(r'(?m)^(  stage )"\$NODE_RUNTIME"( .*)$', r"\1containerd\2\n\1docker\2", text)
+        assert STEPS[role] == re.findall(r"(?m)^  (?:step|stage) ([a-z]+) ", text)
 
 
 def test_a_combined_log_line_cannot_be_forged(tmp_path: Path) -> None:
