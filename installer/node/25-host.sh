@@ -57,13 +57,14 @@ route_source() {
 # detect_address: NODE_ADDRESS from --advertise-address, --interface, or the route to the server (or to the master
 # joined), since air-gapped hosts often have no default route to go by. Left empty if there is none.
 detect_address() {
-  local peer=${MASTER_HOST:-$(server_host)}
+  local peer=${MASTER_HOST:-${OPT_VIP:-$(server_host)}}
   if [ -n "$OPT_ADDRESS" ]; then
     NODE_ADDRESS=$OPT_ADDRESS
   elif [ -n "$OPT_INTERFACE" ]; then
     NODE_ADDRESS=$(first_address "$OPT_INTERFACE")
   else
     NODE_ADDRESS=$(route_source "$peer")
+    [ "$NODE_ADDRESS" != "$peer" ] || NODE_ADDRESS=$(link_source "$peer") # a virtual address that is here by now
     case $NODE_ADDRESS in
       '' | 127.*) NODE_ADDRESS=$(ip -4 -o addr show scope global 2>/dev/null | awk '{ split($4, p, "/"); print p[1]; exit }' || true) ;;
     esac

@@ -7,7 +7,8 @@ CAUTIONS=()
 CHECKING='' # id of the check that runs
 ROLE=''     # master or node
 
-# In the order they are told. any: both roles.
+# In the order they are told. any: everyone; first: a cluster's first master; replica: a further one; joins: a node or
+# a further master.
 CHECKS='
 any    root
 any    privileges
@@ -71,16 +72,21 @@ any    path-mtu
 any    rp-filter
 any    port-range
 any    networkmanager
-node   join-self
-node   token-form
-node   same-link
-node   master-reachable
-node   token-valid
-node   ca-hash
-node   ca-valid
-node   name-taken
-node   master-version
-node   master-clock
+joins  join-self
+joins  token-form
+joins  same-link
+joins  master-reachable
+joins  token-valid
+joins  ca-hash
+joins  ca-valid
+joins  name-taken
+joins  master-version
+joins  master-clock
+replica certificates
+master vip
+master peers
+first  vip-free
+replica vip-heard
 any    default-route
 any    networks
 any    clock
@@ -139,13 +145,24 @@ known_check() {
 # ours: whether what stands here was installed by us, so that its ports and files are no residue.
 ours() { recorded cluster; }
 
+# plays WORD: whether this host plays that part, in the words of the table.
+plays() {
+  case $1 in
+    any | "$ROLE") return 0 ;;
+    first) [ "$ROLE" = master ] && [ -z "$REPLICA" ] ;;
+    replica) [ -n "$REPLICA" ] ;;
+    joins) [ "$ROLE" = node ] || [ -n "$REPLICA" ] ;;
+    *) return 1 ;;
+  esac
+}
+
 # run_checks ROLE: fills FAULTS and CAUTIONS.
 run_checks() {
   local role id
   ROLE=$1
   FAULTS=() CAUTIONS=()
   while read -r role id; do
-    case $role in any | "$ROLE") ;; *) continue ;; esac
+    if [ -z "$role" ] || ! plays "$role"; then continue; fi
     CHECKING=$id
     "check_${id//-/_}" </dev/null
   done <<<"$CHECKS"

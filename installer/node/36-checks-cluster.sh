@@ -29,10 +29,14 @@ check_other_cluster() {
 }
 
 check_other_role() {
-  local role
+  local role was
   role=$(state_get role)
+  was=$(state_get replica)
+  [ "$was" = replica ] || was=''
   if [ -n "$role" ] && [ "$role" != "$ROLE" ]; then
     fault "this host is installed as $role" 'run the down verb first to make it something else'
+  elif [ -n "$role" ] && [ "$was" != "$REPLICA" ]; then
+    fault "this host is installed as the ${was:-first master} of its cluster" 'repeat the line that it was installed with, or run the down verb first'
   fi
 }
 
@@ -108,6 +112,7 @@ check_same_link() {
 }
 
 check_join_self() {
+  ! vip_kept || return 0
   [ -z "$(device_of "$MASTER_HOST")" ] || fault "$MASTER_HOST is this host itself" 'give the address of the master'
 }
 

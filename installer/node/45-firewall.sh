@@ -21,6 +21,7 @@ open_firewall() {
   zone=$(firewall-cmd --get-zone-of-interface="$NODE_DEVICE" 2>/dev/null </dev/null || true)
   [ -n "$zone" ] || zone=$(firewall-cmd --get-default-zone </dev/null)
   while read -r item; do allow "$zone" port "$item"; done < <(ports_of "$ROLE")
+  [ -z "$OPT_VIP" ] || allow "$zone" protocol vrrp
   for item in "$POD_SUBNET" "$SERVICE_SUBNET"; do allow trusted source "$item"; done
 }
 

@@ -44,23 +44,27 @@ ca_hash() {
   openssl x509 -pubkey -noout | openssl pkey -pubin -outform der 2>/dev/null | openssl dgst -sha256 -hex | sed 's/^.* /sha256:/'
 }
 
-# ask_master PATH: what its API answers to the join token; curl's code. The token goes by stdin: arguments can be seen.
+# ask_master PATH [ARG…]: what its API answers to the join token; curl's code. The token goes by stdin: arguments can
+# be seen.
 ask_master() {
-  local ca rc=0
+  local path=$1 ca rc=0
+  shift
   ca=$(mktemp)
   cluster_ca >"$ca"
   printf 'header = "Authorization: Bearer %s"\n' "$OPT_TOKEN" |
-    curl -f -s --noproxy '*' --cacert "$ca" --connect-timeout 5 --max-time 10 -K - \
-      "https://$MASTER_HOST:$MASTER_PORT$1?pretty=false" 2>/dev/null || rc=$?
+    curl -f -s --noproxy '*' --cacert "$ca" --connect-timeout 5 --max-time 10 -K - "$@" \
+      "https://$MASTER_HOST:$MASTER_PORT$path?pretty=false" 2>/dev/null || rc=$?
   rm -f "$ca"
   return $rc
 }
 
-# adopt_networks: POD_SUBNET, SERVICE_SUBNET and NODE_PORTS as the cluster has them; 1 if they cannot be read.
+# adopt_networks: POD_SUBNET, SERVICE_SUBNET, NODE_PORTS and CLUSTER_ENDPOINT as the cluster has them; 1 if they cannot
+# be read.
 adopt_networks() {
   local config pods services ports
   config=$(ask_master /api/v1/namespaces/kube-system/configmaps/kubeadm-config) || config=''
   config=$(json_string ClusterConfiguration <<<"$config")
+  CLUSTER_ENDPOINT=$(sed -n 's/^ *controlPlaneEndpoint: *//p' <<<"$config" | tr -d \"\')
   pods=$(sed -n 's/^ *podSubnet: *//p' <<<"$config" | tr -d \"\')
   services=$(sed -n 's/^ *serviceSubnet: *//p' <<<"$config" | tr -d \"\')
   # An argument is a line `name: value`, or (v1beta4) a line with its name and one with its value.

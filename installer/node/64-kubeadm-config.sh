@@ -62,7 +62,7 @@ cluster_document() {
   cat <<END
 kubernetesVersion: "$KUBERNETES_VERSION"
 imageRepository: "$IMAGE_REPOSITORY"
-controlPlaneEndpoint: "$NODE_ADDRESS:6443"
+controlPlaneEndpoint: "${OPT_VIP:-$NODE_ADDRESS}:6443"
 networking:
   podSubnet: "$POD_SUBNET"
   serviceSubnet: "$SERVICE_SUBNET"

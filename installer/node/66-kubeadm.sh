@@ -62,7 +62,7 @@ run_kubeadm() {
   local verb=$1 config=$STATE/tmp/kubeadm.yaml rc=0 waiver
   waiver=$(kubeadm_waiver "$2")
   shift 2
-  (umask 077 && kubeadm_config "$verb" "$OPT_TOKEN" >"$config")
+  (umask 077 && kubeadm_config "$verb" "$OPT_TOKEN" "$OPT_CERTIFICATE_KEY" >"$config")
   supervise "$OPT_TIMEOUT" "kubeadm $verb" kubeadm "$verb" --config="$config" ${waiver:+"$waiver"} "$@" || rc=$?
   rm -f "$config"
   [ $rc -eq 0 ] || die $E_ENVIRONMENT "kubeadm $verb did not succeed" "see $LOG and journalctl -u kubelet; then run the same line again: it goes on from there"
@@ -70,8 +70,14 @@ run_kubeadm() {
 
 # reset_half_made: clears our own unfinished attempt; never called once the cluster was finished.
 reset_half_made() {
+  local admin=''
   say 'clearing the unfinished attempt of an interrupted run'
+  if [ -n "$REPLICA" ] && [ -e $ADMIN_CONF ]; then
+    admin=$STATE/tmp/admin.conf
+    (umask 077 && cp $ADMIN_CONF "$admin")
+  fi
   reset_kubeadm 120
+  [ -z "$admin" ] || forget_node "$admin"
   remove_pods
   rm -rf /etc/cni/net.d/* /var/lib/etcd/member
 }
@@ -110,8 +116,11 @@ resume_master() {
   say 'the control plane is installed'
 }
 
-# joined: whether the API knows this node, asked with the node's own credentials.
-joined() { [ -e $KUBELET_CONF ] && kube get node "$NODE_NAME" -o name; }
+# joined: whether the API knows this node (a further master: as one), asked with the node's own credentials.
+joined() {
+  [ -e $KUBELET_CONF ] || return 1
+  if [ -n "$REPLICA" ]; then marked_master; else kube get node "$NODE_NAME" -o name; fi
+}
 
 join_cluster() {
   enable_unit kubelet.service

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Tokens and the join line.
+# Tokens and the lines that nodes and further masters join by.
 
 # usable_token: one that the cluster has and that can be joined with for an hour at least; nothing if there is none.
 usable_token() {
@@ -12,19 +12,27 @@ create_token() {
   kubeadm --kubeconfig=$ADMIN_CONF token create --ttl 24h 2>>"$LOG_SINK" </dev/null
 }
 
-# print_join TOKEN: on stdout: the short line, and the one that checks deploy.sh before it runs it.
+# print_join TOKEN: on stdout, for nodes; and, where there is a certificate key, for further masters.
 print_join() {
-  local endpoint hash digest arguments
+  local endpoint
   living_server || true # the one that the next node shall ask
   endpoint=$(kube config view -o 'jsonpath={.clusters[0].cluster.server}')
-  hash=$(ca_hash </etc/kubernetes/pki/ca.crt)
-  arguments="join --token $1 --ca-cert-hash $hash ${endpoint#https://}"
-  printf '\nTo join a node, run there as root (the token expires within 24 h; the verb "token" prints a new line):\n\n'
-  printf '  %s | bash -s %s\n' "$(deploy_curl)" "$arguments"
+  endpoint=${endpoint#https://}
+  print_line 'To join a node, run there as root (the token expires within 24 h; the verb "token" prints a new line):' \
+    "join --token $1 --ca-cert-hash $(ca_hash </etc/kubernetes/pki/ca.crt) $endpoint"
+  [ -z "$OPT_CERTIFICATE_KEY" ] || print_line 'To add a master, run there as root, one after the other (within 2 h; the verb "token" prints a new line, which ends this one):' \
+    "$(replica_arguments "$1" "$endpoint")"
+}
+
+# print_line HEADING ARGUMENTS: the short line, and the one that checks deploy.sh before it runs it.
+print_line() {
+  local digest
+  printf '\n%s\n\n' "$1"
+  printf '  %s | bash -s %s\n' "$(deploy_curl)" "$2"
   digest=$(curl_server -fsS --max-time 10 "$SERVER/deploy.sh" 2>/dev/null | sha256sum) || return 0
   printf '\nor, safe against a changed script on the way:\n\n'
   printf '  curl -fsSL%s %s/deploy.sh -o deploy.sh && echo "%s  deploy.sh" | sha256sum -c - && bash deploy.sh %s\n\n' \
-    "${SERVER_PIN:+ -k}" "$SERVER" "${digest%% *}" "$arguments"
+    "${SERVER_PIN:+ -k}" "$SERVER" "${digest%% *}" "$2"
 }
 
 # need_master: the verb works on a finished master only.

@@ -66,6 +66,47 @@ status_host() {
   [ -n "$(device_of "$NODE_ADDRESS")" ] || differs "$NODE_ADDRESS is no address of this host any more"
 }
 
+# status_vip: who has the virtual address; another master's keepalived cannot be seen, but whether it answers can.
+status_vip() {
+  local vip
+  vip=$(state_get vip)
+  [ -n "$vip" ] || return 0
+  if [ -n "$(device_of "$vip")" ]; then
+    tell address "$vip is held here"
+  elif curl -k -s -o /dev/null --noproxy '*' --max-time 3 "https://$vip:6443/healthz"; then
+    tell address "$vip is held by another master"
+  else
+    differs "$vip, the cluster's address, does not answer"
+  fi
+  systemctl is-active -q keepalived </dev/null || differs 'keepalived does not run: this master cannot take the virtual address'
+}
+
+# etcd_get URL [ARG…]: curl as a health check of the cluster's own etcd.
+etcd_get() {
+  local pki=/etc/kubernetes/pki/etcd
+  curl -s --noproxy '*' --cacert $pki/ca.crt --cert $pki/healthcheck-client.crt --key $pki/healthcheck-client.key --max-time 5 "$@"
+}
+
+# etcd_members <member list, JSON: "name client-URL" lines; a member that never started has neither.
+etcd_members() {
+  sed 's/},{/}\n{/g' | sed -n -e 's/.*"name":"\([^"]*\)".*"clientURLs":\["\([^"]*\)".*/\1 \2/p' -e '/"clientURLs"/!s/.*"peerURLs":\["\([^"]*\)".*/\1 -/p'
+}
+
+# status_etcd: each member of the masters' own etcd.
+status_etcd() {
+  local name url
+  [ -e /etc/kubernetes/pki/etcd/healthcheck-client.key ] || return 0
+  while read -r name url; do
+    [ -n "$name" ] || differs 'etcd on this host does not answer'
+    [ -n "$name" ] || continue
+    if [ "$url" != - ] && grep -q '"health": *"true"' <<<"$(etcd_get "$url/health")"; then
+      tell etcd "$name is healthy"
+    else
+      differs "etcd member $name is not healthy"
+    fi
+  done <<<"$(etcd_get -X POST -d '{}' https://127.0.0.1:2379/v3/cluster/member/list | etcd_members)"
+}
+
 status_cluster() {
   if ! api_healthy >/dev/null 2>&1; then
     differs 'the API server does not answer'
@@ -79,6 +120,7 @@ status_cluster() {
 
 # status: exit 0 if all is as installed, else 7.
 status() {
+  local replica
   if [ ! -e "$STATE/journal" ]; then
     tell node 'nothing is installed here by Kubecarry'
     return $E_ENVIRONMENT
@@ -86,7 +128,8 @@ status() {
   recall_runtime
   NODE_NAME=$(state_get name)
   NODE_ADDRESS=$(state_get address)
-  tell node "$NODE_NAME ($NODE_ADDRESS), $(state_get role), Kubernetes $(state_get version), from $(state_get server)"
+  replica=$(state_get replica)
+  tell node "$NODE_NAME ($NODE_ADDRESS), $(state_get role)${replica:+ (further)}, Kubernetes $(state_get version), from $(state_get server)"
   tell steps "$(sed -n 's/^step-//p' "$STATE/state" | awk -F= '{ printf "%s%s %s", s, $1, $2; s = ", " }')"
   status_packages
   status_units
@@ -95,6 +138,8 @@ status() {
   changed_files
   [ "$(state_get sealed)" != yes ] || sealed_report
   status_certificates
+  status_vip
+  status_etcd
   if [ "$(state_get cluster)" = 'done' ]; then status_cluster; else differs 'the installation is unfinished: run the same line again'; fi
   [ $DIFFERS -eq 0 ] || return $E_ENVIRONMENT
 }

@@ -77,6 +77,7 @@ stop_scopes() {
 undo_cluster() {
   local list=$STATE/lists/$2 network destination
   POD_SUBNET=$3
+  hand_over
   systemctl stop kubelet.service >/dev/null 2>&1 </dev/null || true
   if [ ! -s "$list" ] && command -v kubeadm >/dev/null 2>&1 && [ -d /etc/kubernetes ]; then
     reset_kubeadm 90 # it also takes this master out of an etcd that has others

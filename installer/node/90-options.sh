@@ -6,16 +6,18 @@ OPT_ADDRESS='' OPT_INTERFACE='' OPT_NODE_NAME='' OPT_TOKEN='' OPT_CA_HASH='' OPT
 OPT_FIREWALL=open OPT_SWAP=off OPT_TIMEOUT=300 OPT_SINGLE_NODE='' OPT_YES='' OPT_KEEP_PACKAGES=''
 OPT_ROLE=master OPT_FORCE='' OPT_DELETE_EMPTYDIR='' OPT_RUNTIME='' OPT_CGROUP_DRIVER='' OPT_SEALED=''
 OPT_OBJECT='' # the node to remove, the file to collect into or to save
+OPT_VIP='' OPT_VRID='' OPT_PEERS='' OPT_CERTIFICATE_KEY=''
 
 usage() {
   cat >&2 <<END
 usage: $(deploy_curl) | bash -s VERB [OPTION…]
 
-  preflight [master|join]   list every problem of this host; changes nothing
+  preflight [master|replica|join]  list every problem of this host; changes nothing
   master, m                 make this host the master of a new cluster
+  replica, r ADDRESS[:PORT] make this host a further master of that cluster (made with --vip)
   join, j [ADDRESS[:PORT]]  join this host to the cluster of that master (port 6443)
   status                    what is installed here, and what differs from it
-  token                     on a master: print a join line with a valid token
+  token                     on a master: print fresh lines for nodes and further masters
   sealed                    on a node installed with --sealed: what it tried to reach outside
   remove NODE               on a master: drain a node, dead or alive, and take it out of the cluster
   collect [FILE]            what is needed to find a fault, secrets masked, as a tar.gz
@@ -25,7 +27,7 @@ usage: $(deploy_curl) | bash -s VERB [OPTION…]
   renew                     on a master: renew them, and restart what reads them
   down, d                   undo everything that was done to this host
 
-master, join, preflight, restore:
+master, replica, join, preflight, restore:
   --advertise-address IP    this node's address (default: the one that reaches the server)
   --interface NAME          the same, by interface
   --node-name NAME          default: the host name
@@ -43,7 +45,13 @@ master:
   --node-port-range A-B     ports for Services of type NodePort (default $NODE_PORTS)
   --token TOKEN             default: made here
   --single-node             let the master run workloads too
-join:
+  --vip IP                  a free address of the masters' network, which keepalived keeps at a living master
+master with --vip, replica:
+  --vrid N                  VRRP number of the address, 1 to 255 (default: its last number)
+  --peers IP,IP,IP          all masters, where VRRP multicast does not pass
+replica:
+  --certificate-key KEY     required; as printed by master and token, for 2 h
+replica, join:
   --token TOKEN             required
   --ca-cert-hash HASH       sha256:…; without it the master's identity is not checked
 remove:
@@ -76,6 +84,10 @@ set_option() {
     --service-subnet) is_cidr "$value" && [ "${value#*/}" -ge 12 ] && [ "${value#*/}" -le 28 ] && SERVICE_SUBNET=$value ;; # kube-apiserver takes no larger
     --node-port-range) is_port_range "$value" && NODE_PORTS=$value ;;
     --token) [ -n "$value" ] && OPT_TOKEN=$value ;;
+    --vip) is_address "$value" && OPT_VIP=$value ;;
+    --vrid) [[ $value =~ ^[1-9][0-9]{0,2}$ ]] && [ "$value" -le 255 ] && OPT_VRID=$value ;;
+    --peers) are_addresses "$value" && OPT_PEERS=$value ;;
+    --certificate-key) [[ $value =~ ^[0-9a-f]{64}$ ]] && OPT_CERTIFICATE_KEY=$value ;;
     --ca-cert-hash | --discovery-token-ca-cert-hash) [[ $value =~ ^sha256:[0-9a-f]{64}$ ]] && OPT_CA_HASH=$value ;;
     --firewall) [[ $value =~ ^(open|off)$ ]] && OPT_FIREWALL=$value ;;
     --runtime) [[ $value =~ ^(containerd|docker)$ ]] && OPT_RUNTIME=$value ;;
@@ -90,13 +102,23 @@ set_option() {
   esac || misuse "$name: \"$value\" does not do"
 }
 
+# are_addresses LIST: IPv4 addresses between commas, none twice.
+are_addresses() {
+  local address
+  [[ $1 =~ ^[0-9.,]+[0-9]$ ]] || return 1
+  for address in ${1//,/ }; do is_address "$address" || return 1; done
+  [ -z "$(tr ',' '\n' <<<"$1" | sort | uniq -d)" ]
+}
+
 # allowed_options VERB: those that take a value, then those that do not.
 allowed_options() {
   local node='--advertise-address --interface --node-name --firewall --swap --ignore --timeout --runtime --cgroup-driver --sealed --registry-ca'
+  local first='--pod-subnet --service-subnet --single-node --vip --vrid --peers' joins='--ca-cert-hash --discovery-token-ca-cert-hash'
   case $1 in
-    master) printf '%s' "$node --pod-subnet --service-subnet --node-port-range --token --single-node" ;;
-    join) printf '%s' "$node --token --ca-cert-hash --discovery-token-ca-cert-hash" ;;
-    preflight) printf '%s' "$node --pod-subnet --service-subnet --token --ca-cert-hash --discovery-token-ca-cert-hash --single-node" ;;
+    master) printf '%s' "$node --token $first --node-port-range" ;;
+    join) printf '%s' "$node --token $joins" ;;
+    replica) printf '%s' "$node --token $joins --certificate-key --vrid --peers" ;;
+    preflight) printf '%s' "$node --token $joins $first --certificate-key" ;;
     remove) printf '%s' '--force --delete-emptydir-data --timeout' ;;
     restore) printf '%s' "$node --yes --single-node" ;;
     backup | renew) printf '%s' '--timeout' ;;
@@ -117,8 +139,9 @@ set_master() {
 positional() {
   case $VERB:$1 in
     preflight:master | preflight:m) OPT_ROLE=master ;;
+    preflight:replica | preflight:r) REPLICA=replica ;;
     preflight:join | preflight:j | preflight:node) OPT_ROLE=node ;;
-    join:* | preflight:*) set_master "$1" ;;
+    join:* | replica:* | preflight:*) set_master "$1" ;;
     backup:* | restore:* | collect:* | remove:*)
       [ -z "$OPT_OBJECT" ] || misuse "\"$1\": one word only"
       OPT_OBJECT=$1
@@ -132,9 +155,10 @@ parse() {
   local name allowed
   case ${1:-} in
     m) VERB='master' ;;
+    r) VERB='replica' ;;
     j) VERB='join' ;;
     d) VERB='down' ;;
-    preflight | master | join | status | sealed | token | remove | collect | backup | restore | certificates | renew | down) VERB=$1 ;;
+    preflight | master | replica | join | status | sealed | token | remove | collect | backup | restore | certificates | renew | down) VERB=$1 ;;
     help | -h | --help)
       usage
       exit 0
@@ -172,14 +196,16 @@ parse() {
 
 # check_combination: what a single option cannot tell.
 check_combination() {
-  if [ "$VERB" = join ]; then
-    [ -n "$MASTER_HOST" ] || misuse 'join needs the address of the master'
-    [ -n "$OPT_TOKEN" ] || misuse 'join needs --token'
+  if [ "$VERB" = join ] || [ "$VERB" = replica ]; then
+    [ -n "$MASTER_HOST" ] || misuse "$VERB needs the address of the master"
+    [ -n "$OPT_TOKEN" ] || misuse "$VERB needs --token"
+    [ "$VERB" = join ] || [ -n "$OPT_CERTIFICATE_KEY" ] || misuse 'replica needs --certificate-key'
   elif [ "$VERB" = remove ]; then
     [[ $OPT_OBJECT =~ ^[A-Za-z0-9][A-Za-z0-9.-]*$ ]] || misuse 'remove needs the name of a node'
   elif [ "$VERB" = master ] && [ -n "$OPT_TOKEN" ]; then
     [[ $OPT_TOKEN =~ ^[a-z0-9]{6}\.[a-z0-9]{16}$ ]] || misuse '--token: not of the form abcdef.0123456789abcdef'
   fi
+  if [ "$VERB" = master ] && [ -n "$OPT_VRID$OPT_PEERS" ] && [ -z "$OPT_VIP" ]; then misuse '--vrid and --peers go with --vip'; fi
   [ "$VERB" != restore ] || [ -n "$OPT_OBJECT" ] || misuse 'restore needs the file of a backup'
   if [ -n "$OPT_ADDRESS" ] && [ -n "$OPT_INTERFACE" ]; then misuse 'give --advertise-address or --interface, not both'; fi
 }

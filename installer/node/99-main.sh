@@ -25,6 +25,10 @@ remember() {
   state_set runtime "$NODE_RUNTIME"
   state_set cgroup-driver "$CGROUP_DRIVER"
   state_set swap "$OPT_SWAP"
+  state_set replica "$REPLICA"
+  state_set vip "$OPT_VIP"
+  state_set vrid "$OPT_VRID"
+  state_set peers "$OPT_PEERS"
 }
 
 # recall: the same of a finished installation, for verbs that have no such options.
@@ -46,6 +50,7 @@ stage() {
 # prepare ROLE: the steps that master and join share.
 prepare() {
   ROLE=$1
+  [ "$ROLE" = node ] || recall_vip
   identify
   REPORTING=$ROLE
   recall_networks
@@ -62,6 +67,7 @@ prepare() {
   start_images
   stage packages install_kubernetes
   stage host prepare_host
+  [ -z "$OPT_VIP" ] || stage address raise_vip
   stage images await_images
 }
 
@@ -73,16 +79,30 @@ verb_master() {
 # install_master: what is there already is only started.
 install_master() {
   prepare master
+  await_vip
   stage kubeadm init_cluster
+  settle_vip
   stage network apply_listed "$NETWORK_MANIFESTS"
   stage ready await_ready
   untaint
   stage addons apply_listed "$ADDON_MANIFESTS"
   give_kubeconfig
   tell_sealed
-  say "the master $NODE_NAME is Ready: Kubernetes $KUBERNETES_VERSION at $NODE_ADDRESS:6443"
+  [ -z "$OPT_VIP" ] || upload_certificates
+  say "the master $NODE_NAME is Ready: Kubernetes $KUBERNETES_VERSION at ${OPT_VIP:-$NODE_ADDRESS}:6443"
   report 'done'
   print_join "$(master_token)"
+}
+
+verb_replica() {
+  begin
+  REPLICA=replica
+  prepare master
+  stage kubeadm join_cluster
+  stage ready await_ready
+  give_kubeconfig
+  say "$NODE_NAME is a further master and is Ready"
+  report 'done'
 }
 
 # master_token: the token to print: the one asked for, one that still works, or a new one.
@@ -109,7 +129,10 @@ verb_join() {
 }
 
 verb_preflight() {
-  [ "$OPT_ROLE" = master ] || [ -n "$MASTER_HOST" ] || misuse 'preflight join needs the address of the master and --token'
+  if [ "$OPT_ROLE" = node ] || [ -n "$REPLICA" ]; then
+    [ -n "$MASTER_HOST" ] || misuse "preflight ${REPLICA:-join} needs the address of the master and --token"
+  fi
+  [ "$OPT_ROLE" = node ] || recall_vip
   identify
   preflight "$OPT_ROLE"
   say 'preflight: this host is fit'
@@ -126,6 +149,9 @@ verb_status() {
 verb_token() {
   begin
   need_master
+  recall_vip
+  NODE_NAME=$(state_get name) NODE_ADDRESS=$(state_get address)
+  [ -z "$OPT_VIP" ] || upload_certificates
   print_join "$(create_token)"
 }
 
