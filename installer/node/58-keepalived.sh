@@ -6,16 +6,24 @@
 KEEPALIVED_CHECK=/usr/libexec/keepalived/kubecarry-check # where SELinux lets keepalived run scripts
 INSTALLING=/run/kubecarry-installing                     # pid of the run that makes the cluster
 
+LAST_READY=/run/kubecarry-ready                          # its time is when the API server was last ready
+
 # api_check: the script that keepalived runs each second. Until the first API server is up, the run that brings it up
 # vouches for it, as long as it lives: kubeadm asks its own new API server by the virtual address.
+# One that answers but is not ready (after 2 s) mostly waits for etcd, which elects a leader or takes a member in: no
+# other master would do better, so it has 15 s for that.
 api_check() {
   cat <<END
 #!/bin/sh
-# Whether this master's API server can serve. Anonymous requests may be forbidden: an answer is what counts.
+# Whether this master's API server can serve. Anonymous requests may be forbidden: that is an answer too.
 if [ "\${1:-}" != api ] && pid=\$(cat $INSTALLING 2>/dev/null) && [ -d "/proc/\$pid" ]; then exit 0; fi
 code=\$(curl -s -o /dev/null -w '%{http_code}' --noproxy '*' --cacert /etc/kubernetes/pki/ca.crt --connect-timeout 1 \\
-  --max-time 2 https://$NODE_ADDRESS:6443/readyz)
-case \$code in 200 | 401 | 403) exit 0 ;; *) exit 1 ;; esac
+  --max-time 3 https://$NODE_ADDRESS:6443/readyz)
+case \$code in
+  200 | 401 | 403) touch $LAST_READY ;;
+  500) [ -n "\$(find $LAST_READY -newermt '15 seconds ago' 2>/dev/null)" ] ;;
+  *) exit 1 ;;
+esac
 END
 }
 
@@ -50,8 +58,8 @@ global_defs {
 vrrp_script kubecarry_api {
   script "$KEEPALIVED_CHECK"
   interval 1
-  timeout 3
-  fall 3
+  timeout 4
+  fall 2
   rise 2
   init_fail
 }
@@ -138,7 +146,7 @@ settle_vip() {
 
 # undo_vip ADDRESS DEVICE: after keepalived was stopped, which takes it away itself.
 undo_vip() {
-  rm -f $INSTALLING
+  rm -f $INSTALLING $LAST_READY
   if [ "$(device_of "$1")" = "$2" ]; then ip -4 address del "$1/32" dev "$2"; fi
 }
 
