@@ -83,6 +83,7 @@ check_vip() {
     return 0
   fi
   if [ -z "$OPT_VIP" ] || vip_kept; then return 0; fi
+  ! kubeadm_alpha || fault "kubeadm of $KUBERNETES_VERSION knows no further masters" 'install one master without --vip, or a newer release'
   if ! is_address "$OPT_VIP"; then
     fault "the cluster's endpoint $CLUSTER_ENDPOINT is no virtual address" 'further masters need a cluster that was made with --vip'
     OPT_VIP=''
