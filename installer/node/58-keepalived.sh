@@ -17,7 +17,7 @@ api_check() {
 #!/bin/sh
 # Whether this master's API server can serve. Anonymous requests may be forbidden: that is an answer too.
 if [ "\${1:-}" != api ] && pid=\$(cat $INSTALLING 2>/dev/null) && [ -d "/proc/\$pid" ]; then exit 0; fi
-code=\$(curl -s -o /dev/null -w '%{http_code}' --noproxy '*' --cacert /etc/kubernetes/pki/ca.crt --connect-timeout 1 \\
+code=\$(curl -s -o /dev/null -w '%{http_code}' --noproxy '*' --cacert /etc/kubernetes/pki/ca.crt --connect-timeout 2 \\
   --max-time 3 https://$NODE_ADDRESS:6443/readyz)
 case \$code in
   200 | 401 | 403) touch $LAST_READY ;;
@@ -150,17 +150,17 @@ undo_vip() {
   if [ "$(device_of "$1")" = "$2" ]; then ip -4 address del "$1/32" dev "$2"; fi
 }
 
-# ready_masters: names of the cluster's masters that are Ready.
-ready_masters() {
+# other_masters: names of the cluster's masters that are Ready, but this one.
+other_masters() {
   kube get nodes -l node-role.kubernetes.io/control-plane \
-    -o 'jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}' 2>/dev/null | awk '$2 == "True" { print $1 }'
+    -o 'jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}' 2>/dev/null | awk -v self="$(state_get name)" '$2 == "True" && $1 != self { print $1 }' || true
 }
 
 # hand_over: where other masters live, one of them gets the address before this one leaves: kubeadm takes this one's
 # etcd out of the others' through it.
 hand_over() {
   recorded vip || return 0
-  if [ ! -e $ADMIN_CONF ] || ! grep -Fxvq "$(state_get name)" <<<"$(ready_masters)"; then return 0; fi
+  if [ ! -e $ADMIN_CONF ] || [ -z "$(other_masters)" ]; then return 0; fi
   logged systemctl stop keepalived.service || true
   wait_for 30 'another master to take the virtual address over' api_healthy || warn 'no other master took the virtual address over'
 }

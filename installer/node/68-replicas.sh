@@ -32,7 +32,7 @@ forget_node() {
 
 # replica_arguments TOKEN ENDPOINT: what a further master is installed with.
 replica_arguments() {
-  printf 'replica --token %s --ca-cert-hash %s --certificate-key %s' "$1" "$(ca_hash </etc/kubernetes/pki/ca.crt)" "$OPT_CERTIFICATE_KEY"
+  printf 'replica --token %s --ca-cert-hash %s --certificate-key %s' "$1" "$(own_ca_hash)" "$OPT_CERTIFICATE_KEY"
   [ "$(vrid)" = "$(default_vrid)" ] || printf ' --vrid %s' "$(vrid)"
   [ -z "$OPT_PEERS" ] || printf ' --peers %s' "$OPT_PEERS"
   printf ' %s' "$2"

@@ -12,6 +12,8 @@ create_token() {
   kubeadm --kubeconfig=$ADMIN_CONF token create --ttl 24h 2>>"$LOG_SINK" </dev/null
 }
 
+own_ca_hash() { ca_hash </etc/kubernetes/pki/ca.crt; }
+
 # print_join TOKEN: on stdout, for nodes; and, where there is a certificate key, for further masters.
 print_join() {
   local endpoint
@@ -19,7 +21,7 @@ print_join() {
   endpoint=$(kube config view -o 'jsonpath={.clusters[0].cluster.server}')
   endpoint=${endpoint#https://}
   print_line 'To join a node, run there as root (the token expires within 24 h; the verb "token" prints a new line):' \
-    "join --token $1 --ca-cert-hash $(ca_hash </etc/kubernetes/pki/ca.crt) $endpoint"
+    "join --token $1 --ca-cert-hash $(own_ca_hash) $endpoint"
   [ -z "$OPT_CERTIFICATE_KEY" ] || print_line 'To add a master, run there as root, one after the other (within 2 h; the verb "token" prints a new line, which ends this one):' \
     "$(replica_arguments "$1" "$endpoint")"
 }

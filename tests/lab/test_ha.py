@@ -1,4 +1,4 @@
-"""Three masters behind a virtual address: what becomes of it when an API server, a keepalived or a whole master dies."""
+"""Three masters behind a virtual address, and what an API server, a keepalived or a whole master takes along."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.life]
 
 VIP = "10.77.0.100"
 CONFIG = "/run/admin.conf"  # on the worker: the administrator's, whose server is the virtual address
-# Seconds. keepalived: an API server that hangs is asked twice for 3 s; a master that is silent is missed after 3 to 4.
+# Seconds. keepalived: an API server that hangs is asked twice for 2 s; a master that is silent is missed after 3 to 4.
 API, SILENT, STOPPED = 10.0, 5.0, 3.0
 # What a client sees takes longer on two cores that three masters share: etcd's election, a request that times out.
 CLIENT = 30.0
@@ -83,7 +83,7 @@ class Three:
         taken, client = self.holders.taken(moment, of.name), self.requests.recovered(moment)
         assert client is not None
         failed = self.requests.failed(moment)
-        print(f"\n   {what}: address taken over in {taken:.1f} s, kubectl answered after {client:.1f} s ({failed} failed)")
+        print(f"\n   {what}: address moved in {taken:.1f} s, kubectl answered after {client:.1f} s ({failed} failed)")
         assert self.holders.twice() == []
         assert taken < bound
         assert client < CLIENT

@@ -85,7 +85,7 @@ class Holders:
     def _has(self, each: socket.socket) -> bool:
         try:
             return self.address in _addresses(each)
-        except OSError:  # closed: the node was powered off
+        except (OSError, ValueError):  # closed: the node was powered off
             return False
 
 
@@ -102,7 +102,7 @@ class Requests:
     """kubectl in a loop on a node, from start until stop: reads that need etcd's majority."""
 
     LOOP = """while :; do b=$(date +%s.%N); timeout 4 kubectl --kubeconfig={0} --request-timeout=2s get nodes \
-        >/dev/null 2>&1; echo "$b $(date +%s.%N) $?"; sleep 0.05; done"""
+        >/dev/null 2>&1; r=$?; echo "$b $(date +%s.%N) $r"; sleep 0.05; done"""
 
     def __init__(self, node: Node, config: str) -> None:
         """Begin at once, with this kubeconfig of the node."""
@@ -117,18 +117,18 @@ class Requests:
         os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()
         self._thread.join()
+        assert self._child.stdout
+        self._child.stdout.close()
 
     def recovered(self, fault: float, quiet: float = 5) -> float | None:
-        """Seconds from a fault to the end of the first good request after the last bad one.
+        """Seconds from a fault to the end of the first good request that began after it and after the last bad one.
 
-        None while a bad one is less than `quiet` seconds old, or none has begun that much later.
+        None until that many seconds have passed with good ones alone.
         """
         later = [each for each in self.tries if each.ended > fault]
         last_bad = max((each.ended for each in later if not each.good), default=fault)
         good = [each for each in later if each.good and each.began >= last_bad]
-        if not good or good[-1].ended < last_bad + quiet or good[-1].ended < fault + quiet:
-            return None
-        return good[0].ended - fault if last_bad > fault else 0.0
+        return good[0].ended - fault if good and good[-1].ended >= last_bad + quiet else None
 
     def failed(self, since: float) -> int:
         """How many were not answered since a moment."""
