@@ -60,15 +60,20 @@ check_proc_sys() {
   rewritable /proc/sys/net/ipv4/ip_forward || fault '/proc/sys is read-only: kernel settings cannot be made' 'run on a machine, or in a container that may write /proc/sys/net'
 }
 
+unified_cgroup() { [ -e /sys/fs/cgroup/cgroup.controllers ]; }
+
 check_cgroup() {
   local controller
-  if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+  if unified_cgroup; then
     case $KUBERNETES_VERSION in
       v1.?.* | v1.1?.* | v1.20.* | v1.21.*)
         caution "this host uses cgroup v2, which $KUBERNETES_VERSION supports only in part" 'boot with systemd.unified_cgroup_hierarchy=0 if pods misbehave' ;;
     esac
     return 0
   fi
+  case $KUBERNETES_VERSION in
+    v1.3[5-9].* | v1.[4-9]?.*) fault "this host uses cgroup v1, with which the kubelet of $KUBERNETES_VERSION does not start" 'boot with systemd.unified_cgroup_hierarchy=1' ;;
+  esac
   for controller in cpu cpuset devices memory pids; do
     awk -v c=$controller '$1 == c && $4 == 1 { f = 1 } END { exit !f }' /proc/cgroups ||
       fault "cgroup controller $controller is disabled" "enable it on the kernel command line (cgroup_enable=$controller)"

@@ -127,9 +127,9 @@ check_firewall() {
 
 check_other_firewall() {
   if systemctl is-active -q ufw 2>/dev/null && grep -qs '^ENABLED=yes' /etc/ufw/ufw.conf; then
-    caution 'ufw is active' "allow these in it: $(ports_of "$ROLE" | tr '\n' ' ')"
+    caution 'ufw is active' "allow these in it: $(ports_of "$ROLE" | tr '\n' ' ')${OPT_VIP:+vrrp}"
   elif ! firewalld_active && grep -Eq '^:INPUT (DROP|REJECT)' <<<"$(iptables-save -t filter 2>/dev/null)"; then
-    caution 'iptables drops incoming packets by default' "accept these: $(ports_of "$ROLE" | tr '\n' ' ')"
+    caution 'iptables drops incoming packets by default' "accept these: $(ports_of "$ROLE" | tr '\n' ' ')${OPT_VIP:+vrrp}"
   fi
 }
 

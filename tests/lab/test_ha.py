@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import cluster
+from tests.lab import cluster, net
 from tests.lab.lab import Lab, until
 from tests.lab.node import Node, boot_all
 from tests.lab.snapshot import Snapshot, difference, snapshot
 from tests.lab.teardown import down
 from tests.lab.upstream import driver, servers
-from tests.lab.upstream.home import home
+from tests.lab.upstream.home import home, run
 from tests.lab.vip import Holders, Requests
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.life]
@@ -230,3 +230,33 @@ def test_a_master_that_leaves_takes_its_etcd_along(three: Three) -> None:
     assert three.holders.twice() == []
     assert three.holders.rate() > 5, "sampled at least five times a second, at any moment"
     print(f"   {len(three.holders.samples)} samples of three masters, none with two holders")
+
+
+NO_MULTICAST = """
+table bridge filtered {
+  chain forward { type filter hook forward priority 0; ip daddr 224.0.0.18 drop; }
+}
+"""
+
+
+def test_where_multicast_is_dropped_a_replica_is_refused_until_peers_are_named(lab: Lab, three: Three) -> None:
+    """The last test: the four machines of the others are gone by now."""
+    for node in (*three.masters, three.worker):
+        node.wipe()
+    run(*net.within(lab.switch), "nft", "-f", "-", given=NO_MULTICAST)
+    first, second = nodes = Node(lab, 5), Node(lab, 6)
+    boot_all(nodes)
+    holders = Holders(VIP, nodes).start()
+    printed = cluster.deploy(first, f"master --vip {VIP}")
+    refused = second.run(line_of(printed, "replica"), timeout=120)
+    assert refused.returncode == 7
+    assert "fault   vip-heard: no VRRP advert of number 100" in refused.stderr
+    printed = cluster.deploy(first, f"master --vip {VIP} --peers {first.address},{second.address}")
+    line = line_of(printed, "replica")
+    assert f"--peers {first.address},{second.address}" in line
+    cluster.install(second, line)
+    control(first, "stop")
+    assert until(lambda: holders.now() == (second.name,), 10)
+    cluster.wait_ready(second, nodes)
+    holders.stop()
+    assert holders.twice() == []

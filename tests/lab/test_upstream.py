@@ -238,6 +238,12 @@ def test_dnf_installs_the_master_role_with_signatures_checked(mirrors: dict[str,
         "libnetfilter_cthelper-1.0.0",
         "libnetfilter_cttimeout-1.0.0",
         "libnetfilter_queue-1.0.2",
+        "keepalived-1.3.5",
+        "libnl3-3.2.28",
+        "lm_sensors-libs-3.4.0",
+        "net-snmp-agent-libs-5.7.2",
+        "net-snmp-libs-5.7.2",
+        "pciutils-libs-3.5.1",
     }
     kubeadm = subprocess.run(
         [tmp_path / "root/usr/bin/kubeadm", "version", "-o", "short"], capture_output=True, check=True

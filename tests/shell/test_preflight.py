@@ -61,6 +61,7 @@ def test_ignored_faults_become_warnings(shell: Shell) -> None:
         ("arch", "HOST_ARCH=s390x", "this host is s390x"),
         ("release", "RUNTIME=cri-o", "runtime cri-o"),
         ("release", "unset KUBEADM_API", "kubeadm API none"),
+        ("cgroup", "unified_cgroup() { false; }; KUBERNETES_VERSION=v1.36.2", "cgroup v1, with which the kubelet"),
         ("cpu-count", "nproc() { echo 1; }", "1 CPU; a master needs 2"),
         ("memory", "memory_mb() { echo 1600; }", "1600 MB memory"),
         ("node-memory", "memory_mb() { echo 500; }", "500 MB memory"),
@@ -120,6 +121,8 @@ def test_a_fault_is_found(shell: Shell, check: str, given: str, told: str) -> No
         ("same-link", "MASTER_HOST=127.0.0.1; MANIFEST_REPLACE=host-gw"),
         ("same-link", "crosses_router() { true; }; MANIFEST_REPLACE=vxlan"),
         ("proc-sys", "id() { echo 1000; }; rewritable() { false; }"),
+        ("cgroup", "unified_cgroup() { true; }; KUBERNETES_VERSION=v1.36.2"),
+        ("cgroup", "unified_cgroup() { true; }; KUBERNETES_VERSION=v1.20.2"),
     ],
 )
 def test_a_sound_host_is_not_blamed(shell: Shell, check: str, given: str) -> None:

@@ -79,7 +79,8 @@ def test_a_cluster_without_a_virtual_address_takes_no_further_master(shell: Shel
 
 
 @pytest.mark.parametrize(
-    ("arp", "vrrp", "faults", "cautions"), [("false", 1, 0, 0), ("true", 1, 1, 0), ("false", 0, 1, 0), ("false", 2, 0, 1)]
+    ("arp", "vrrp", "faults", "cautions"),
+    [("false", 1, 0, 0), ("true", 1, 1, 0), ("false", 0, 1, 0), ("false", 2, 0, 1)],
 )
 def test_what_is_taken_on_the_link(shell: Shell, arp: str, vrrp: int, faults: int, cautions: int) -> None:
     given = f"{HOST}; answers_arp() {{ {arp}; }}; hears_vrrp() {{ return {vrrp}; }}; OPT_VIP=10.77.0.9"
@@ -136,8 +137,8 @@ def test_named_peers_are_spoken_to_directly_and_the_own_address_is_none(shell: S
 
 @pytest.mark.parametrize(
     ("code", "ready", "good"),
-    [("200", None, True), ("403", None, True), ("000", "now", False), ("500", "now", True), ("500", "1 minute ago", False),
-     ("500", None, False)],
+    [("200", None, True), ("403", None, True), ("000", "now", False), ("500", "now", True),
+     ("500", "1 minute ago", False), ("500", None, False)],
 )  # fmt: skip
 def test_the_check_asks_the_api_server_of_this_host(shell: Shell, code: str, ready: str | None, good: bool) -> None:
     """`curl` is a stub that answers with the code: an API server in each of these states cannot be had at will."""
