@@ -40,7 +40,7 @@ def wanted(request: Request, validator: Validator, size: int) -> Optional[List[T
     if value is None or request.method != "GET" or not _if_range(request, validator):
         return None
     match = _RANGES.fullmatch(value)
-    specs = match.group(1).split(",") if match else []
+    specs = [one for one in match.group(1).split(",") if one.strip(" \t")] if match else []  # a list may have gaps
     if not specs or len(specs) > _MAX_RANGES:
         return None
     found = []
