@@ -36,10 +36,19 @@ check_docker() {
     docker_as_runtime
   elif docker_active; then
     caution 'docker runs here' 'the cluster uses containerd beside it; containers of docker are left alone, by down too'
+    docker_beside
     driver=$(docker_fixed_driver)
     [ "${driver:-$CGROUP_DRIVER}" = "$CGROUP_DRIVER" ] || caution "docker uses the cgroup driver $driver, the cluster $CGROUP_DRIVER" \
       'pass --cgroup-driver, or set native.cgroupdriver in docker: two managers disagree under memory pressure'
   fi
+}
+
+# docker_beside: containerd is restarted with another configuration, and systemd restarts what is bound to it.
+docker_beside() {
+  ! ours || return 0
+  [[ " $(systemctl show -p BindsTo,Requires docker.service 2>/dev/null </dev/null) " == *containerd.service* ]] || return 0
+  [ -n "$(docker_ids --filter status=running)" ] && [ "$(docker_says 'Live Restore Enabled')" != true ] || return 0
+  fault 'docker runs containers, which end with a restart of containerd' 'pass --runtime docker where the release knows it, end them, or set "live-restore": true in /etc/docker/daemon.json and reload docker'
 }
 
 # docker_as_runtime: as the runtime.
@@ -52,7 +61,7 @@ docker_as_runtime() {
   elif ! recorded packages; then
     caution 'docker is here already' "the cluster uses it as it is configured (cgroup driver $CGROUP_DRIVER); containers and images that are not ours are left alone, by down too"
   fi
-  if docker_active && grep -q 'io.containerd.snapshotter' <<<"$(timeout 20 docker info --format '{{.DriverStatus}}' 2>/dev/null </dev/null)"; then
+  if docker_active && [[ $(docker_says driver-type) == io.containerd.snapshotter* ]]; then
     fault 'docker keeps its images in the store of containerd, which no dockershim knows' 'set "features": {"containerd-snapshotter": false} in /etc/docker/daemon.json and restart docker'
   fi
 }

@@ -19,12 +19,15 @@ docker_owner() { if systemctl cat docker.service >/dev/null 2>&1 </dev/null; the
 
 docker_active() { systemctl is-active -q docker.service 2>/dev/null </dev/null; }
 
+# docker_says NAME: what `docker info` has under that name. As text: it has had a --format only since 1.13.
+docker_says() { timeout 20 docker info 2>/dev/null </dev/null | sed -n "s/^ *$1: *//p" | head -n 1 || true; }
+
 # docker_fixed_driver: that of a daemon that runs, or will run with settings that are here. What the daemon does where
 # they say nothing is cgroupfs, but for cgroup v2.
 docker_fixed_driver() {
   local said
   if docker_active; then
-    timeout 20 docker info --format '{{.CgroupDriver}}' 2>/dev/null </dev/null || true
+    docker_says 'Cgroup Driver'
   elif [ -s $DOCKER_SETTINGS ]; then
     said=$(grep -Eo 'native\.cgroupdriver=[a-z]+' $DOCKER_SETTINGS | head -n 1) || true
     if [ -n "$said" ]; then
@@ -93,7 +96,7 @@ docker_start() {
     start_unit docker "$1"
   fi
   wait_for 60 docker docker info || die $E_ENVIRONMENT 'docker does not answer' 'see: journalctl -u docker'
-  driver=$(docker info --format '{{.CgroupDriver}}' </dev/null)
+  driver=$(docker_says 'Cgroup Driver')
   [ "$driver" = "$CGROUP_DRIVER" ] || die $E_ENVIRONMENT "docker uses the cgroup driver $driver, the kubelet would use $CGROUP_DRIVER" \
     "set native.cgroupdriver=$CGROUP_DRIVER in exec-opts of $DOCKER_SETTINGS, restart docker, then run the same line again"
 }
@@ -169,7 +172,7 @@ docker_get_image() {
 
 docker_record_images() { :; } # each by itself
 
-docker_image_id() { docker image inspect --format '{{.Id}}' "$1" 2>/dev/null </dev/null; }
+docker_image_id() { docker inspect --type image --format '{{.Id}}' "$1" 2>/dev/null </dev/null; }
 
 # docker_record_image REFERENCE ID: in a Docker that was here before, with what the name means there.
 docker_record_image() {
@@ -184,10 +187,10 @@ docker_record_image() {
 undo_image() {
   docker_active && [ "$(docker_image_id "$1")" = "$2" ] || return 0
   if [ "$3" = - ]; then
-    logged docker image rm --no-prune "$1" || note "$1 stays"
+    logged docker rmi --no-prune "$1" || note "$1 stays"
   elif [ "$3" != "$2" ]; then
     logged docker tag "$3" "$1"
-    logged docker image rm --no-prune "$2" || note "$2 stays"
+    logged docker rmi --no-prune "$2" || note "$2 stays"
   fi
 }
 

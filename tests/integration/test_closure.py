@@ -202,6 +202,14 @@ def build_with(site: Site, changed: dict[str, list[Any]], codes: tuple[int, ...]
     return done.stderr
 
 
+def test_layers_that_are_not_an_image_s_are_caught(bundle: Path) -> None:
+    contract, proof, members = load(bundle)
+    listed = members["lists/layers"]
+    members["lists/layers"] = listed.replace(listed.split()[2], b"sha256:" + b"0" * 64)
+    with pytest.raises(ResolveError, match="lists/layers does not list the parts of each image"):
+        reproof(contract, proof["wanted"], members)
+
+
 def test_any_package_taken_from_the_lock_is_missed(site: Site, bundle: Path) -> None:
     whole = locks(site)["rpms.lock"][0]["arches"][0]["packages"]
     assert len(whole) == 8

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,6 +193,30 @@ def test_cgroupfs_with_docker_and_with_containerd(lab: Lab, pair: Pair) -> None:
         assert deploy(node, "down").returncode == 0
 
 
+def test_killed_anywhere_the_same_line_recovers(fresh: Node) -> None:
+    before = snapshot(fresh)
+    for seconds in (4, 8, 13, 25):
+        kill(fresh, "master", seconds)
+    done = deploy(fresh, "master")
+    assert done.returncode == 0, done.stderr
+    assert cluster.ready(fresh) == {"node3"}
+    assert deploy(fresh, "status").returncode == 0
+    for seconds in (1.5, 4):
+        kill(fresh, "down", seconds)
+    done = deploy(fresh, "down")
+    assert done.returncode == 0, done.stderr
+    assert changes(before, fresh) == []
+
+
+def kill(node: Node, words: str, after: float) -> None:
+    """Run a verb and kill -9 deploy.sh itself after so many seconds; its children live on, as they would."""
+    run = threading.Thread(target=deploy, args=(node, words))
+    run.start()
+    time.sleep(after)
+    node.run("kill -9 $(cat /run/lock/kubecarry.lock)")
+    run.join()
+
+
 def test_a_docker_that_runs_already_is_used_as_it_is_and_spared(fresh: Node) -> None:
     """It uses cgroupfs, by its own default: so does the kubelet; its container runs through all of it."""
     repo = f"--repofrompath=bundle,{cluster.URL}/packages/el7 --setopt=bundle.gpgcheck=0"
@@ -199,11 +225,13 @@ def test_a_docker_that_runs_already_is_used_as_it_is_and_spared(fresh: Node) -> 
     fresh.run(f"tar -C / -ch {files} | docker import - theirs:1 && docker tag theirs:1 k8s.gcr.io/pause:3.2 && "
               "docker run -d --name theirs theirs:1 /bin/sleep 100000", check=True)
     look = ("systemctl show -p MainPID docker; docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' theirs; "
-            "docker image ls --no-trunc; iptables-save -t nat | grep -i docker | sort; cat /etc/docker/* 2>/dev/null")
+            "docker image ls --no-trunc --format '{{.Repository}}:{{.Tag}} {{.ID}}' | sort; iptables-save -t nat | grep -i docker | sort; cat /etc/docker/* 2>/dev/null")
     before, was = snapshot(fresh), fresh.run(look, check=True).stdout
     refused = deploy(fresh, "master --cgroup-driver systemd")
     assert (refused.returncode, "fault   runtime: docker of this host uses the cgroup driver cgroupfs" in refused.stderr
             ) == (7, True), refused.stderr
+    refused = deploy(fresh, "master --runtime containerd")
+    assert "docker runs containers, which end with a restart of containerd" in refused.stderr
     cluster.deploy(fresh, "master --single-node")
     cluster.wait_ready(fresh, [fresh])
     assert runtimes(fresh) == {"node3": "docker"}

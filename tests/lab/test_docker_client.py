@@ -1,4 +1,4 @@
-"""A real dockerd: what it takes from the server over TLS, and what a node loads into it."""
+"""A real dockerd (Debian's 20.10): what it takes from the server over TLS, and what a node loads into it."""
 
 from __future__ import annotations
 

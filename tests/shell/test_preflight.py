@@ -140,7 +140,7 @@ def test_a_sound_host_is_not_blamed(shell: Shell, check: str, given: str) -> Non
         ("proxy", "PROXIES=http_proxy", "a proxy is set"),
         ("firewall", "firewalld_active() { true; }", "firewalld is active"),
         ("selinux", "getenforce() { echo Enforcing; }; rpm() { false; }", "SELinux is enforcing"),
-        ("docker", "systemctl() { true; }; timeout() { echo cgroupfs; }", "cgroup driver cgroupfs"),
+        ("docker", "systemctl() { true; }; timeout() { echo Cgroup Driver: cgroupfs; }", "cgroup driver cgroupfs"),
         ("containerd", "containerd() { echo containerd c v1.6.2 x; }", "is here already"),
         ("other-firewall", "iptables-save() { echo ':INPUT DROP [0:0]'; }; firewalld_active() { false; }", "6443/tcp"),
     ],

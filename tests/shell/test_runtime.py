@@ -29,8 +29,8 @@ def settings(tmp_path: Path, text: str) -> str:
         (NO_DOCKER + "RUNTIME=docker; ", "docker systemd"),
         (NO_DOCKER + "RUNTIME=docker OPT_RUNTIME=containerd; ", "containerd systemd"),
         (NO_DOCKER + "OPT_CGROUP_DRIVER=cgroupfs; ", "containerd cgroupfs"),
-        (ACTIVE.format("docker") + "timeout() { echo cgroupfs; }; ", "docker cgroupfs"),
-        (ACTIVE.format("docker") + "timeout() { echo systemd; }; ", "docker systemd"),
+        (ACTIVE.format("docker") + "timeout() { echo ' Cgroup Driver: cgroupfs'; }; ", "docker cgroupfs"),
+        (ACTIVE.format("docker") + "timeout() { echo 'Cgroup Driver: systemd'; }; ", "docker systemd"),
         (ACTIVE.format("docker") + "timeout() { echo systemd; }; OPT_RUNTIME=containerd; ", "containerd systemd"),
         (ACTIVE.format("docker") + "KUBERNETES_VERSION=v1.24.0; ", "containerd systemd"),
         (ACTIVE.format("containerd") + "RUNTIME=docker; ", "containerd systemd"),
@@ -96,9 +96,9 @@ def test_packages_of_the_runtime_that_is_not_wanted_or_is_theirs_are_left_out(
     [
         ("docker", "KUBERNETES_VERSION=v1.24.0; docker_owner() { echo ours; }; RUNTIME=docker", "has no dockershim"),
         ("docker", "docker_owner() { echo ours; }", "the bundle carries no Docker, and this host has none"),
-        ("docker", "docker_owner() { echo theirs; }; docker_active() { :; }; timeout() { echo '[[driver-type "
-         "io.containerd.snapshotter.v1]]'; }", "in the store of containerd"),
-        ("runtime", "docker_active() { :; }; timeout() { echo cgroupfs; }; docker_containers() { :; }",
+        ("docker", "docker_owner() { echo theirs; }; docker_active() { :; }; timeout() { echo '  driver-type: "
+         "io.containerd.snapshotter.v1'; }", "in the store of containerd"),
+        ("runtime", "docker_active() { :; }; timeout() { echo Cgroup Driver: cgroupfs; }; docker_containers() { :; }",
          "docker of this host uses the cgroup driver cgroupfs, not systemd"),
         ("runtime", "docker_active() { false; }; DOCKER_SETTINGS=/nowhere; docker_containers() { echo x; }",
          "docker has containers of an earlier cluster"),
@@ -111,8 +111,20 @@ def test_what_docker_cannot_be_is_a_fault(shell: Shell, check: str, given: str, 
     assert any(told in fault for fault in faults), faults
 
 
+BOUND = """docker_active() { :; }; docker_ids() { echo x; }; docker_says() { echo ${LIVE:-false}; }
+    systemctl() { echo 'BindsTo=containerd.service'; }"""
+
+
+def test_containerd_is_not_restarted_under_containers_of_docker(shell: Shell) -> None:
+    (fault,) = run_check(shell, "docker", BOUND)[0]
+    assert "docker runs containers, which end with a restart of containerd" in fault
+    for harmless in ("LIVE=true", "docker_ids() { :; }", "systemctl() { echo BindsTo=; }", "ours() { :; }"):
+        assert run_check(shell, "docker", f"{BOUND}; {harmless}")[0] == []
+
+
 def test_docker_that_fits_is_no_fault(shell: Shell) -> None:
-    given = "NODE_RUNTIME=docker; docker_owner() { echo theirs; }; docker_active() { :; }; timeout() { echo systemd; }"
+    given = "NODE_RUNTIME=docker; docker_owner() { echo theirs; }; docker_active() { :; }; "
+    given += "timeout() { echo Cgroup Driver: systemd; }"
     faults, cautions = run_check(shell, "docker", given)
     assert (faults, len(cautions)) == ([], 1)
     assert run_check(shell, "runtime", given + "; docker_containers() { :; }")[0] == []
@@ -121,7 +133,7 @@ def test_docker_that_fits_is_no_fault(shell: Shell) -> None:
 def test_a_docker_that_ran_before_is_never_restarted(shell: Shell) -> None:
     """`systemctl` and `docker` are stubs that write down what they are asked."""
     shell.stub("systemctl", f"echo \"$*\" >>{shell.directory}/calls; case $* in *is-enabled*) exit 1 ;; esac")
-    shell.stub("docker", "echo systemd")
+    shell.stub("docker", "echo ' Cgroup Driver: systemd'")
     body = "NODE_RUNTIME=docker; docker_note_host; docker_trust_server; docker_start 0; "
     shell.out(body + body + "undo_all")
     calls = (shell.directory / "calls").read_text()
@@ -134,7 +146,7 @@ def test_a_docker_that_ran_before_is_never_restarted(shell: Shell) -> None:
 
 def test_what_came_with_us_is_stopped_again_whatever_its_package_did(shell: Shell) -> None:
     shell.stub("systemctl", f"echo \"$*\" >>{shell.directory}/calls")  # all of it active already, as debs leave it
-    shell.stub("docker", "echo systemd")
+    shell.stub("docker", "echo ' Cgroup Driver: systemd'")
     ours = "".join(f"state_set {program} ours; " for program in ("docker", "containerd"))
     shell.out(f"NODE_RUNTIME=docker; state_set docker-ran no; {ours}docker_start 1")
     assert [line for line in shell.journal if line.startswith("unit")] == [

@@ -122,6 +122,11 @@ def test_members_and_contract(selection: Selection, store: Store, tmp_path: Path
     assert sums.source.decode().splitlines()[0] == f"{first.sha256}  bundle.json"
     index = next(member for member in body if member.path == "images/index.json")
     assert isinstance(index.source, bytes)
+    layers = next(member for member in body if member.path == "lists/layers")
+    assert isinstance(layers.source, bytes)
+    digests = {image["digest"] for image in found["images"]}
+    configs = {digest: json.loads(store.read(digest[7:]))["config"]["digest"] for digest in digests}
+    assert layers.source.decode().splitlines() == sorted(f"{digest} amd64 {configs[digest]}" for digest in digests)
     names = [entry["annotations"][bundle.REF_NAME] for entry in json.loads(index.source)["manifests"]]
     assert names == ["images.test/pause:3.2", "quay.test/net:v1"]
 
