@@ -224,8 +224,9 @@ def test_a_docker_that_runs_already_is_used_as_it_is_and_spared(fresh: Node) -> 
     files = "bin/sleep lib64/ld-linux-x86-64.so.2 lib/x86_64-linux-gnu/libc.so.6"
     fresh.run(f"tar -C / -ch {files} | docker import - theirs:1 && docker tag theirs:1 k8s.gcr.io/pause:3.2 && "
               "docker run -d --name theirs theirs:1 /bin/sleep 100000", check=True)
+    names = "docker image ls --no-trunc --format '{{.Repository}}:{{.Tag}} {{.ID}}' | sort"
     look = ("systemctl show -p MainPID docker; docker inspect -f '{{.State.Pid}} {{.State.StartedAt}}' theirs; "
-            "docker image ls --no-trunc --format '{{.Repository}}:{{.Tag}} {{.ID}}' | sort; iptables-save -t nat | grep -i docker | sort; cat /etc/docker/* 2>/dev/null")
+            f"{names}; iptables-save -t nat | grep -i docker | sort; cat /etc/docker/* 2>/dev/null")
     before, was = snapshot(fresh), fresh.run(look, check=True).stdout
     refused = deploy(fresh, "master --cgroup-driver systemd")
     assert (refused.returncode, "fault   runtime: docker of this host uses the cgroup driver cgroupfs" in refused.stderr

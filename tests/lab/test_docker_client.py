@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from bundler.errors import HostError
+from bundler.fetch.daemon import Daemon
+from bundler.store import Store
 from tests.bundles import add_image, make_bundle
 from tests.integration.runtime import running_docker
 from tests.lab import net
@@ -190,6 +193,14 @@ def test_images_of_others_get_their_names_back(site: Site, node: Shell) -> None:
     after = sorted(site.out("image", "ls", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}").splitlines())
     assert after == before
     site.out("image", "rm", PAUSE, "mine:1")
+
+
+def test_a_daemon_of_the_classic_store_is_no_source_for_a_build(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", site.host)
+    with pytest.raises(HostError, match="classic store, without their digests"):
+        Daemon(Store(tmp_path / "store"))
 
 
 def test_it_left_this_machine_alone(site: Site) -> None:
