@@ -22,14 +22,14 @@ docker_active() { systemctl is-active -q docker.service 2>/dev/null </dev/null; 
 # docker_says NAME: what `docker info` has under that name. As text: it has had a --format only since 1.13.
 docker_says() { timeout 20 docker info 2>/dev/null </dev/null | sed -n "s/^ *$1: *//p" | head -n 1 || true; }
 
-# docker_fixed_driver: that of a daemon that runs, or will run with settings that are here. What the daemon does where
-# they say nothing is cgroupfs, but for cgroup v2.
+# docker_fixed_driver: that of a daemon that runs, or was installed here, or will run with settings that are here. What
+# the daemon does where they say nothing is cgroupfs, but for cgroup v2.
 docker_fixed_driver() {
   local said
   if docker_active; then
     docker_says 'Cgroup Driver'
-  elif [ -s $DOCKER_SETTINGS ]; then
-    said=$(grep -Eo 'native\.cgroupdriver=[a-z]+' $DOCKER_SETTINGS | head -n 1) || true
+  elif [ -s $DOCKER_SETTINGS ] || [ "$(docker_owner)" = theirs ]; then
+    said=$(grep -Eos 'native\.cgroupdriver=[a-z]+' $DOCKER_SETTINGS | head -n 1) || true
     if [ -n "$said" ]; then
       printf '%s' "${said#*=}"
     elif [ -e /sys/fs/cgroup/cgroup.controllers ]; then
@@ -62,7 +62,7 @@ docker_note_host() {
   [ -z "$(state_get docker-ran)" ] || return 0
   getent group docker >/dev/null || record group docker # its packages add it, and leave it
   if docker_active; then ran=yes; fi
-  if [ $ran = yes ] || [ -e $DOCKER_SETTINGS ]; then settings=theirs; fi
+  if [ "$(docker_owner)" = theirs ] || [ -e $DOCKER_SETTINGS ]; then settings=theirs; fi
   state_set docker-settings $settings
   state_set docker-ran $ran
 }
@@ -74,7 +74,7 @@ undo_group() {
   [ -n "${members##*:}" ] || groupdel "$1"
 }
 
-# docker_configure: a daemon that runs already, or has settings of its own, keeps them.
+# docker_configure: a daemon that was here keeps its settings, and so does one that finds some.
 docker_configure() {
   local restart=0
   if is_ours docker-settings; then

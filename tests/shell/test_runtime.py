@@ -11,6 +11,7 @@ from .stream import Shell
 from .test_preflight import run_check
 
 ACTIVE = "systemctl() {{ case \"$*\" in 'is-active -q {}'*) true ;; *) false ;; esac; }}; "
+DEFAULT = "systemd" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "cgroupfs"
 INSTALLED = "state_set runtime containerd; state_set cgroup-driver cgroupfs; "
 CHOSEN = 'choose_runtime; echo "$NODE_RUNTIME $CGROUP_DRIVER"'
 # `docker` is a stub in this file, and so is `systemctl`: a real dockerd is in lab/test_docker.py.
@@ -34,6 +35,7 @@ def settings(tmp_path: Path, text: str) -> str:
         (ACTIVE.format("docker") + "timeout() { echo systemd; }; OPT_RUNTIME=containerd; ", "containerd systemd"),
         (ACTIVE.format("docker") + "KUBERNETES_VERSION=v1.24.0; ", "containerd systemd"),
         (ACTIVE.format("containerd") + "RUNTIME=docker; ", "containerd systemd"),
+        (NO_DOCKER + "RUNTIME=docker; docker_owner() { echo theirs; }; ", f"docker {DEFAULT}"),
         (ACTIVE.format("docker") + INSTALLED, "containerd cgroupfs"),
     ],
 )
@@ -46,7 +48,7 @@ def test_what_is_chosen(shell: Shell, given: str, chosen: str) -> None:
     [
         ('{"exec-opts": ["native.cgroupdriver=systemd"]}', "systemd"),
         ('{"exec-opts": ["native.cgroupdriver=cgroupfs"]}', "cgroupfs"),
-        ('{"log-driver": "journald"}', "systemd" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "cgroupfs"),
+        ('{"log-driver": "journald"}', DEFAULT),
     ],
 )
 def test_settings_that_wait_for_docker_decide(shell: Shell, tmp_path: Path, text: str, driver: str) -> None:
@@ -128,6 +130,15 @@ def test_docker_that_fits_is_no_fault(shell: Shell) -> None:
     faults, cautions = run_check(shell, "docker", given)
     assert (faults, len(cautions)) == ([], 1)
     assert run_check(shell, "runtime", given + "; docker_containers() { :; }")[0] == []
+
+
+def test_a_docker_that_was_installed_gets_no_settings_though_it_does_not_run(shell: Shell) -> None:
+    given = "DOCKER_SETTINGS=/nowhere; getent() { :; }; "
+    told = shell.out(NO_DOCKER + given + "docker_owner() { echo theirs; }; docker_note_host; cat $STATE/state")
+    assert told == "docker-settings=theirs\ndocker-ran=no\n"
+    (shell.state / "state").unlink()
+    told = shell.out(NO_DOCKER + given + "docker_owner() { echo ours; }; docker_note_host; cat $STATE/state")
+    assert told == "docker-settings=ours\ndocker-ran=no\n"
 
 
 def test_a_docker_that_ran_before_is_never_restarted(shell: Shell) -> None:
