@@ -67,19 +67,20 @@ refuse_self() {
 
 # remove_node NODE: may be run again after any interruption.
 remove_node() {
-  local node=$1 ready address
+  local node=$1 there ready address
   [ "$node" != "$NODE_NAME" ] || refuse_self
-  ready=$(node_field "$node" '{.status.conditions[?(@.type=="Ready")].status}') ||
+  there=$(node_field "$node" '{.metadata.name}') ||
     die $E_ENVIRONMENT "$node could not be looked up" 'see that the API server answers, then run the same line again'
+  ready=$(node_field "$node" '{.status.conditions[?(@.type=="Ready")].status}')
   address=$(node_field "$node" '{.status.addresses[?(@.type=="InternalIP")].address}')
-  case $ready in
-    True) drain_node "$node" "$OPT_TIMEOUT" ;;
-    '') say "the cluster has no node $node; it has: $(kube get nodes -o 'jsonpath={.items[*].metadata.name}')" ;;
+  case $there:$ready in
+    *:True) drain_node "$node" "$OPT_TIMEOUT" ;;
+    :*) say "the cluster has no node $node; it has: $(kube get nodes -o 'jsonpath={.items[*].metadata.name}')" ;;
     *) say "$node is not Ready: it cannot be drained, its pods are taken for lost" ;;
   esac
   drop_member "$node" "$address"
   forget_endpoint "$node"
-  [ -z "$ready" ] || logged kube delete node "$node" --ignore-not-found
+  [ -z "$there" ] || logged kube delete node "$node" --ignore-not-found
   [ "$ready" = True ] || lose_pods "$node"
   [ "$(state_get cordoned)" != "$node" ] || state_set cordoned ''
   say "$node is not in the cluster any more. On the host itself, if it lives, run: $(deploy_curl) | bash -s down"

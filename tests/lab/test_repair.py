@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tarfile
 import time
@@ -255,6 +256,31 @@ def test_a_dead_node_is_removed_with_its_pods(trio: Trio) -> None:
     assert trio.third.name not in cluster.kubectl(trio.master, "get", "nodes")
     pods = ("get", "pods", "-A", "-o", "wide")
     assert until(lambda: trio.third.name not in cluster.kubectl(trio.master, *pods), 60, 0.5)
+
+
+def test_a_dead_master_goes_with_its_etcd_member(trio: Trio) -> None:
+    """The master is a stand-in that only the cluster knows: a node, an etcd member that never started, an endpoint."""
+    master, ghost = trio.master, "node9"
+    etcd = ["-n", "kube-system", "exec", f"etcd-{master.name}", "--", "etcdctl", "--endpoints=https://127.0.0.1:2379",
+            *(f"--{option}=/etc/kubernetes/pki/etcd/{file}" for option, file in
+              (("cacert", "ca.crt"), ("cert", "peer.crt"), ("key", "peer.key")))]  # fmt: skip
+    cluster.kubectl(master, *etcd, "member", "add", "ghost", "--learner", "--peer-urls=https://10.77.0.19:2380")
+    node = json.dumps({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": ghost, "labels": {"node-role.kubernetes.io/master": ""}},
+        "status": {"conditions": [{"type": "Ready", "status": "Unknown"}],
+                   "addresses": [{"type": "InternalIP", "address": "10.77.0.19"}]},
+    })  # fmt: skip
+    cluster.kubectl(master, "create", "-f", "-", input=node)
+    cluster.kubectl(master, "replace", f"--raw=/api/v1/nodes/{ghost}/status", "-f", "-", input=node)
+    endpoints = f"apiEndpoints:\n  {ghost}:\n    advertiseAddress: 10.77.0.19\n    bindPort: 6443\n"
+    patch = json.dumps({"data": {"ClusterStatus": endpoints}})
+    cluster.kubectl(master, "-n", "kube-system", "patch", "configmap", "kubeadm-config", "--type=merge", "-p", patch)
+    assert "10.77.0.19:2380" in cluster.kubectl(master, *etcd, "member", "list")
+    done = deploy(master, f"remove {ghost}")
+    assert done.returncode == 0, done.stderr
+    assert "10.77.0.19" not in cluster.kubectl(master, *etcd, "member", "list")
+    assert ghost not in cluster.kubectl(master, "get", "nodes")
+    assert ghost not in cluster.kubectl(master, "-n", "kube-system", "get", "configmap", "kubeadm-config", "-o", "yaml")
 
 
 def test_the_only_master_is_not_removed_and_down_leaves_nothing(trio: Trio) -> None:

@@ -26,6 +26,7 @@ NODE_NAME=node1 api_ready=True masters='node1 node2' ETCD_MANIFEST=/nowhere
 kube() {
   printf '%s\\n' "$*" >>$STATE/asked
   case $* in
+    'get node '*metadata.name*) [ -z "$api_ready" ] || printf %s "$3" ;;
     'get node '*conditions*) printf %s "$api_ready" ;;
     'get node '*labels*) case " $masters " in *" $3 "*) echo '{"node-role.kubernetes.io/master":""}' ;; esac ;;
     'get node '*addresses*) printf 10.0.0.2 ;;
