@@ -135,18 +135,17 @@ collect_cluster() {
 
 # collect [FILE]: the parts in a tar, readable by root alone; prints its name.
 collect() {
-  local name file=$1 mask
+  local name file=$1 mask part_of
   name=kubecarry-${NODE_NAME:-node}-$(date -u +%Y%m%dT%H%M%SZ)
   file=${file:-$name.tar.gz}
   mask=$(umask)
   umask 077
   COLLECT_DIR=$(mktemp -d)/$name
   mkdir "$COLLECT_DIR"
-  say 'collecting what this host is, with secrets masked'
-  collect_ours
-  collect_units
-  collect_host
-  collect_cluster
+  for part_of in ours units host cluster; do
+    say "collecting: $part_of"
+    "collect_$part_of"
+  done
   rm -f "$COLLECT_DIR.raw"
   { tar -C "${COLLECT_DIR%/*}" -czf "$file.new" "$name" && mv -fT "$file.new" "$file"; } 2>/dev/null || {
     rm -f "$file.new"

@@ -266,7 +266,8 @@ def test_a_dead_master_goes_with_its_etcd_member(trio: Trio) -> None:
               (("cacert", "ca.crt"), ("cert", "peer.crt"), ("key", "peer.key")))]  # fmt: skip
     cluster.kubectl(master, *etcd, "member", "add", "ghost", "--learner", "--peer-urls=https://10.77.0.19:2380")
     node = json.dumps({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": ghost, "labels": {"node-role.kubernetes.io/master": ""}},
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": ghost, "labels": {"node-role.kubernetes.io/master": ""}},
         "status": {"conditions": [{"type": "Ready", "status": "Unknown"}],
                    "addresses": [{"type": "InternalIP", "address": "10.77.0.19"}]},
     })  # fmt: skip
