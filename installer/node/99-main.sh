@@ -101,6 +101,7 @@ verb_replica() {
   stage kubeadm join_cluster
   stage ready await_ready
   give_kubeconfig
+  tell_sealed
   say "$NODE_NAME is a further master and is Ready"
   report 'done'
 }
