@@ -17,20 +17,20 @@ from .upstream.home import home, lock
 
 
 @contextmanager
-def served(name: str, place: Path) -> Iterator[Lab]:
-    """Build the bundle of Kubernetes 1.20 in an empty directory and serve it in the lab while the block runs."""
+def served(name: str, place: Path, *options: str) -> Iterator[Lab]:
+    """Build the bundle in an empty directory and serve it in the lab, with options of `serve`, while the block runs."""
     site = Lab(name)
     down(site)
-    _build(place)
-    cluster.unpack_installer(place / "bundle.tar", place / "carried")
+    build(place)
     try:
-        cluster.serve(site, place / "bundle.tar", place / "carried")
+        cluster.serve(site, place / "bundle.tar", place / "carried", *options)
         yield site
     finally:
         down(site)
 
 
-def _build(place: Path) -> None:
+def build(place: Path) -> None:
+    """Make `bundle.tar` of Kubernetes 1.20 in an empty directory, and the installer that it carries in `carried`."""
     bundler = Path(sys.executable).with_name("bundler")
     shared = ["--version", "1.20", "--lock-dir", ".", "--config", "mirrors.yaml", "--cache-dir", home() / "store", "-q"]
     with lock("upstream-servers"):
@@ -41,3 +41,4 @@ def _build(place: Path) -> None:
             subprocess.run([bundler, *words], cwd=place, check=True, stdout=subprocess.DEVNULL)
         if not ran:
             servers.stop()
+    cluster.unpack_installer(place / "bundle.tar", place / "carried")

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import cluster
+from tests.lab.bundled import served
 from tests.lab.lab import Lab
 from tests.lab.node import Node, boot_all
 from tests.lab.snapshot import difference, snapshot
-from tests.lab.tree import served
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.life]
 
@@ -36,7 +36,7 @@ DEATHS = {
 
 @pytest.fixture
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with served(Lab("test-killed"), tmp_path_factory.mktemp("killed")) as site:
+    with served("test-killed", tmp_path_factory.mktemp("killed")) as site:
         yield site
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import cluster, net
+from tests.lab.bundled import served
 from tests.lab.lab import Lab, start, stop, until
 from tests.lab.node import Node
-from tests.lab.served import served
 from tests.lab.snapshot import difference, snapshot
 
 pytestmark = [pytest.mark.root, pytest.mark.lab]
@@ -140,7 +140,7 @@ GIVEN_TO_BASH: tuple[Finding, ...] = (
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with served(Lab("test-preflight"), tmp_path_factory.mktemp("preflight")) as site:
+    with served("test-preflight", tmp_path_factory.mktemp("preflight")) as site:
         yield site
 
 

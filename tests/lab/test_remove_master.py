@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import cluster
-from tests.lab.lab import Lab, until
+from tests.lab.bundled import served
+from tests.lab.lab import until
 from tests.lab.node import Node, boot_all
-from tests.lab.tree import served
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.life]
 
@@ -19,7 +19,7 @@ VIP = "10.77.0.100"
 
 @pytest.fixture
 def masters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
-    with served(Lab("test-remove"), tmp_path_factory.mktemp("remove")) as lab:
+    with served("test-remove", tmp_path_factory.mktemp("remove")) as lab:
         nodes = [Node(lab, number) for number in (1, 2, 3)]
         boot_all(nodes)
         printed = cluster.deploy(nodes[0], f"master --vip {VIP} --sealed")

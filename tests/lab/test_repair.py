@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.lab import cluster, net
+from tests.lab.bundled import served
 from tests.lab.lab import Lab, until
 from tests.lab.node import Node, boot_all
 from tests.lab.snapshot import Snapshot, difference, snapshot
-from tests.lab.tree import served
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.life]
 
@@ -64,7 +64,7 @@ class Trio:
 
 @pytest.fixture(scope="module")
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
-    with served(Lab("test-repair"), tmp_path_factory.mktemp("repair")) as lab:
+    with served("test-repair", tmp_path_factory.mktemp("repair")) as lab:
         yield Trio(lab)
 
 

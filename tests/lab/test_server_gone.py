@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.lab import cluster, net
+from tests.lab.bundled import build
 from tests.lab.lab import SWITCH_ADDRESS, Lab, Process, until
 from tests.lab.node import Node
 from tests.lab.teardown import down
-from tests.lab.tree import build
 from tests.lab.upstream.home import run
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.life]
