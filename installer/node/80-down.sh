@@ -57,10 +57,15 @@ undo_rules() {
 # our_containers LIST: containers of the cluster that were not there before us.
 our_containers() { runtime containers | grep -Fxv -f "$1" || true; }
 
-# remove_pods [LIST]: ends and removes our containers.
+# remove_pods [LIST]: ends and removes our containers. A runtime that was here before must run for that; one that came
+# with us goes with all that it has.
 remove_pods() {
   local list=${1:-/dev/null} ids=()
-  systemctl is-active -q "$NODE_RUNTIME" </dev/null || return 0
+  if ! systemctl is-active -q "$NODE_RUNTIME" </dev/null; then
+    if is_ours "$NODE_RUNTIME" || ! systemctl cat "$NODE_RUNTIME.service" >/dev/null 2>&1 </dev/null; then return 0; fi
+    warn "$NODE_RUNTIME does not run: start it (systemctl start $NODE_RUNTIME), then run down again"
+    return 1
+  fi
   mapfile -t ids < <(our_containers "$list")
   [ ${#ids[@]} -eq 0 ] || runtime remove_containers "${ids[@]}"
   [ -z "$(our_containers "$list")" ]

@@ -128,3 +128,14 @@ def test_foreign_containers_are_spared(shell: Shell, tmp_path: Path) -> None:
     assert "crictl rmp -f ours" in calls
     assert "ctr -n k8s.io container rm ours" in calls
     assert "theirs" not in calls
+
+
+def test_a_runtime_of_the_host_must_run_for_its_containers_to_be_removed(shell: Shell) -> None:
+    """`systemctl` is a stub: the unit is there, and not active."""
+    shell.stub("systemctl", "[ $1 = cat ]")
+    done = shell.run("NODE_RUNTIME=docker; state_set docker theirs; remove_pods || echo left")
+    assert done.stdout == "left\n"
+    assert "docker does not run: start it" in done.stderr
+    assert shell.out("NODE_RUNTIME=docker; state_set docker ours; remove_pods || echo left") == ""
+    shell.stub("systemctl", "false")
+    assert shell.out("NODE_RUNTIME=docker; state_set docker theirs; remove_pods || echo left") == ""

@@ -166,6 +166,18 @@ def test_what_came_with_us_is_stopped_again_whatever_its_package_did(shell: Shel
     assert "restart docker.service" in (shell.directory / "calls").read_text()
 
 
+@pytest.mark.parametrize(("units", "told"), [("docker kubelet", []), ("docker kubelet containerd", ["containerd"])])
+def test_status_asks_for_the_units_that_there_are(shell: Shell, units: str, told: list[str]) -> None:
+    """`systemctl` is a stub: everything is active and enabled but containerd, which an old Docker has no unit for."""
+    shell.stub("systemctl", f"""case "$1 $2" in
+          'cat '*) case " {units} " in *" ${{2%.service}} "*) exit 0 ;; *) exit 1 ;; esac ;;
+          'is-active containerd') echo inactive; exit 3 ;;
+          is-active*) echo active ;;
+        esac""")
+    lines = shell.out("NODE_RUNTIME=docker; status_units").splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("differs")] == told
+
+
 def test_certs_d_of_every_server(tmp_path: Path) -> None:
     shell = Shell(tmp_path, {"SERVER": "https://10.1.1.1:8000", "SERVERS": "https://b.example:443", "SERVER_CA": "PEM"})
     told = shell.out('put_file() { echo "$1 $2 $(cat)"; }; docker_trust_server')
