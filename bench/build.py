@@ -8,14 +8,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from bench.results import merge, rounds, row
+from bench.results import measure, rounds, row, seconds
 from bench.site import Site, serve
 from bench.slow import far
 from tests.serving import PROJECT
@@ -53,12 +52,12 @@ def _cold(bench: Bench, name: str, files: int, images: int) -> Rows:
 
     def ours() -> float:
         _clear(bench.site.root / "cache", output)
-        return _time(bench.site.build(output, files=files, images=images), PROJECT)
+        return seconds(bench.site.build(output, files=files, images=images), PROJECT)
 
     def script() -> float:
         _clear(folder)
         folder.mkdir()
-        return _time(["bash", "-c", bench.site.script(files, images)], folder)
+        return seconds(["bash", "-c", bench.site.script(files, images)], folder)
 
     found = rounds(bench.rounds, ours=ours, script=script)
     _clear(folder, output)
@@ -68,15 +67,15 @@ def _cold(bench: Bench, name: str, files: int, images: int) -> Rows:
 def warm(bench: Bench) -> Rows:
     """With everything in the cache, beside `cp` of a bundle of 2 GiB."""
     build, output, copy = _padded(bench, 2.0), bench.folder / "warm.tar", bench.folder / "copy.tar"
-    _time(build, PROJECT)
+    seconds(build, PROJECT)
 
     def ours() -> float:
         _clear(output)
-        return _time(build, PROJECT)
+        return seconds(build, PROJECT)
 
     def cp() -> float:
         _clear(copy)
-        return _time(["cp", str(output), str(copy)], bench.folder)
+        return seconds(["cp", str(output), str(copy)], bench.folder)
 
     found = rounds(bench.rounds, ours=ours, cp=cp)
     _clear(output, copy, bench.folder / "padded")
@@ -86,10 +85,10 @@ def warm(bench: Bench) -> Rows:
 def delta(bench: Bench) -> Rows:
     """Bytes of a delta that brings another binary and another package, beside the bytes of these."""
     old, new, small = (bench.folder / name for name in ("old.tar", "new.tar", "delta.tar"))
-    _time(bench.site.build(old), PROJECT)
+    seconds(bench.site.build(old), PROJECT)
     changed = bench.site.change()
-    _time(bench.site.build(new), PROJECT)
-    _time(bench.site.build(small, "--since", str(old)), PROJECT)
+    seconds(bench.site.build(new), PROJECT)
+    seconds(bench.site.build(small, "--since", str(old)), PROJECT)
     size = small.stat().st_size
     _clear(old, new, small)
     return [row("delta.bytes", size / MIB, "MiB", "changed files", changed / size)]
@@ -136,13 +135,6 @@ def _clear(*paths: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _time(command: list[str], cwd: Path) -> float:
-    begun = time.perf_counter()
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return time.perf_counter() - begun
-
-
 MEASUREMENTS: dict[str, Callable[[Bench], Rows]] = {one.__name__: one for one in (cold, distant, warm, memory, delta)}
 
 
@@ -157,11 +149,8 @@ def main(arguments: list[str] | None = None) -> None:
         folder = Path(name)
         folder.chmod(0o755)  # for the workers of nginx
         with serve(folder / "site") as site:
-            for measure in options.only:
-                rows = MEASUREMENTS[measure](Bench(site, folder, options.rounds, options.gib))
-                for one in rows:
-                    print("{name:16} {value:>10} {unit:10} {peer:16} {ratio}".format(**one), flush=True)
-                merge(rows)
+            bench = Bench(site, folder, options.rounds, options.gib)
+            measure([MEASUREMENTS[name] for name in options.only], bench)
 
 
 if __name__ == "__main__":

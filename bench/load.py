@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import select
 import socket
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
 
 BUFFER = 1 << 20
 
@@ -32,21 +34,33 @@ def requests_per_second(url: str, connections: int, seconds: float, *fields: str
 
 
 def bytes_per_second(port: int, path: str, connections: int, transfers: int) -> float:
-    """Body bytes a second of `transfers` downloads over `connections` kept connections.
+    """Body bytes a second of `transfers` downloads over `connections` kept connections."""
+    waiting = itertools.repeat(_request(path), transfers)
+    begun = time.perf_counter()
+    total, _ = _download(port, [waiting] * connections)
+    return total / (time.perf_counter() - begun)
+
+
+def _request(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+
+
+def _download(port: int, requests: Sequence[Iterator[bytes]]) -> tuple[int, list[float]]:
+    """Send requests over a connection for each iterator, until it ends: bytes of bodies, and when each ended, sorted.
 
     The bytes are dropped in the kernel (MSG_TRUNC): it is the server that shall be measured, not this loop.
     """
-    request = f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
-    buffer, epoll, total = bytearray(BUFFER), select.epoll(), 0
-    begun = time.perf_counter()
+    buffer, epoll, total, begun = bytearray(BUFFER), select.epoll(), 0, time.perf_counter()
     left: dict[int, int] = {}
     socks: dict[int, socket.socket] = {}
-    for _ in range(connections):
+    following: dict[int, Iterator[bytes]] = {}
+    ends = []
+    for one in requests:
         sock = socket.create_connection(("127.0.0.1", port))
-        sock.sendall(request)
-        socks[sock.fileno()], left[sock.fileno()] = sock, -1
-        epoll.register(sock.fileno(), select.EPOLLIN)
-    waiting = transfers - connections
+        sock.sendall(next(one))
+        fd = sock.fileno()
+        socks[fd], left[fd], following[fd] = sock, -1, one
+        epoll.register(fd, select.EPOLLIN)
     while socks:
         for fd, _ in epoll.poll():
             sock = socks[fd]
@@ -57,14 +71,18 @@ def bytes_per_second(port: int, path: str, connections: int, transfers: int) -> 
                 count = sock.recv_into(buffer, min(BUFFER, left[fd]), socket.MSG_TRUNC)
                 assert count, "the server hung up in the middle of a body"
                 left[fd] -= count
-            if left[fd] == 0 and waiting > 0:
-                waiting, left[fd] = waiting - 1, -1
+            if left[fd]:
+                continue
+            request = next(following[fd], None)
+            if request:
+                left[fd] = -1
                 sock.sendall(request)
-            elif left[fd] == 0:
+            else:
+                ends.append(time.perf_counter() - begun)
                 epoll.unregister(fd)
                 socks.pop(fd).close()
     epoll.close()
-    return total / (time.perf_counter() - begun)
+    return total, sorted(ends)
 
 
 def _head(sock: socket.socket) -> tuple[int, int]:
@@ -90,39 +108,8 @@ def transfer_rate(url: str, connections: int, seconds: float) -> float:
 
 def fleet(port: int, paths: list[str], nodes: int) -> tuple[float, list[float]]:
     """Each of `nodes` fetches all `paths` over a connection of its own: bytes/s, and each node's seconds, sorted."""
-    requests = [f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode() for path in paths]
-    buffer, epoll, total = bytearray(BUFFER), select.epoll(), 0
-    socks: dict[int, socket.socket] = {}
-    left: dict[int, int] = {}
-    turn: dict[int, int] = {}
-    times = []
+    requests = [_request(path) for path in paths]
+    turns = [number % len(requests) for number in range(nodes)]  # nodes are never in step
     begun = time.perf_counter()
-    for number in range(nodes):
-        sock = socket.create_connection(("127.0.0.1", port))
-        fd = sock.fileno()
-        socks[fd], left[fd], turn[fd] = sock, -1, 0
-        sock.sendall(requests[number % len(requests)])  # nodes are never in step
-        epoll.register(fd, select.EPOLLIN)
-    first = {fd: number for number, fd in enumerate(socks)}
-    while socks:
-        for fd, _ in epoll.poll():
-            sock = socks[fd]
-            if left[fd] < 0:
-                length, early = _head(sock)
-                left[fd], total = length - early, total + length
-            else:
-                count = sock.recv_into(buffer, min(BUFFER, left[fd]), socket.MSG_TRUNC)
-                assert count, "the server hung up in the middle of a body"
-                left[fd] -= count
-            if left[fd]:
-                continue
-            turn[fd] += 1
-            if turn[fd] < len(requests):
-                left[fd] = -1
-                sock.sendall(requests[(first[fd] + turn[fd]) % len(requests)])
-            else:
-                times.append(time.perf_counter() - begun)
-                epoll.unregister(fd)
-                socks.pop(fd).close()
-    epoll.close()
-    return total / (time.perf_counter() - begun), sorted(times)
+    total, times = _download(port, [iter(requests[turn:] + requests[:turn]) for turn in turns])
+    return total / (time.perf_counter() - begun), times

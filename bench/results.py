@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 PATH = Path(__file__).with_name("results.json")
 
 
@@ -38,6 +41,22 @@ def rounds(
         for name, run in contenders.items():
             seen[name].append(run())
     return {name: pick(values) for name, values in seen.items()}
+
+
+def seconds(command: Sequence[str], cwd: Path) -> float:
+    """How long a command takes, which must succeed; what it says goes to stderr, or nowhere."""
+    begun = time.perf_counter()
+    subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begun
+
+
+def measure(measurements: Sequence[Callable[[T], list[dict[str, Any]]]], bench: T) -> None:
+    """Take each measurement, print its rows, and merge them into the file."""
+    for one in measurements:
+        rows = one(bench)
+        for each in rows:
+            print("{name:16} {value:>10} {unit:10} {peer:16} {ratio}".format(**each), flush=True)
+        merge(rows)
 
 
 def _rounded(value: float) -> float:

@@ -6,7 +6,6 @@ import argparse
 import gzip
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 from bench import peers
 from bench.load import VARY, bytes_per_second, fleet, requests_per_second, transfer_rate
-from bench.results import merge, rounds, row
+from bench.results import measure, rounds, row, seconds
 from tests.bundles import MANIFEST, add_image, make_bundle, sparse_bundle, unpack
 from tests.serving import PROJECT, Server, free_port, memory, read_reply, serving
 
@@ -180,12 +179,12 @@ def verify(bench: Bench) -> Rows:
     measured. The fastest run counts: ours takes every core, and whatever else runs on them would count as its own."""
     bundle, tree = _big(bench), bench.folder / "big"
     ours = [sys.executable, "-m", "installer", "verify", str(bundle)]
-    _time(["cat", str(bundle), *map(str, sorted(tree.glob("files/*")))], tree)
+    seconds(["cat", str(bundle), *map(str, sorted(tree.glob("files/*")))], tree)
     found = rounds(
         bench.rounds,
         min,
-        ours=lambda: _time(ours, PROJECT),
-        sums=lambda: _time(["sha256sum", "--quiet", "-c", "SHA256SUMS"], tree),
+        ours=lambda: seconds(ours, PROJECT),
+        sums=lambda: seconds(["sha256sum", "--quiet", "-c", "SHA256SUMS"], tree),
     )
     return [row("serve.verify", found["ours"], "s", "sha256sum", found["sums"] / found["ours"])]
 
@@ -198,12 +197,6 @@ def _transfer(bench: Bench, name: str, path: str, connections: int, transfers: i
 
         found = rounds(bench.rounds, ours=rate(bench.port), nginx=rate(nginx))
     return [row(name, found["ours"], "MiB/s", "nginx", found["ours"] / found["nginx"])]
-
-
-def _time(command: list[str], cwd: Path) -> float:
-    begun = time.perf_counter()
-    subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begun
 
 
 def _big(bench: Bench) -> Path:
@@ -236,11 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
         del members
         with serving(bundle, folder, "--no-verify") as server:
             bench = Bench(server, folder, bundle, tree, options.rounds, options.seconds, options.gib)
-            for measure in options.only:
-                rows = MEASUREMENTS[measure](bench)
-                for one in rows:
-                    print("{name:16} {value:>10} {unit:10} {peer:16} {ratio}".format(**one), flush=True)
-                merge(rows)
+            measure([MEASUREMENTS[name] for name in options.only], bench)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,11 @@ def start(lab: Lab, name: str, argv: Sequence[str | Path], cwd: Path | None = No
 
 def stop(lab: Lab, name: str) -> None:
     """Stop a server that start started, if it runs."""
-    path = lab.dir / f"{name}.pid"
+    end(lab.dir / f"{name}.pid")
+
+
+def end(path: Path) -> None:
+    """Stop the process that a file records, if it runs, and remove the file."""
     process = Process.load(path)
     if process:
         process.kill(signal.SIGTERM)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.lab.lab import Process, launch, until
+from tests.lab.lab import Process, end, launch, until
 
 from .home import LabError, home, lock, say
 
@@ -83,7 +83,7 @@ def stop() -> None:
     """Stop both servers, if they run."""
     with lock("servers"):
         for name in ("nginx", "registry"):
-            _stop(name)
+            end(_run(f"{name}.pid"))
 
 
 def status() -> dict[str, int | None]:
@@ -140,23 +140,12 @@ def _ensure(name: str, suffix: str, config: str, words: list[str], socket_path: 
     path = _run(f"{name}.{suffix}")
     if Process.load(_run(f"{name}.pid")) and path.exists() and path.read_text() == config:
         return
-    _stop(name)
+    end(_run(f"{name}.pid"))
     path.write_text(config)
     if socket_path:
         socket_path.unlink(missing_ok=True)
     say(f"starting {name}")
     launch([*words, path], home() / "log" / f"{name}.log").save(_run(f"{name}.pid"))
-
-
-def _stop(name: str) -> None:
-    path = _run(f"{name}.pid")
-    process = Process.load(path)
-    if process:
-        process.kill(signal.SIGTERM)
-        if not process.ended(5):
-            process.kill()
-            process.ended(5)
-    path.unlink(missing_ok=True)
 
 
 def _answers(url: str) -> bool:
