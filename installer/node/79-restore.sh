@@ -76,6 +76,13 @@ place_backup() {
   [ -e /var/lib/etcd/member ] || restore_data
 }
 
+# backup_vip: the virtual address of the cluster in the opened backup; nothing if its endpoint was its master's own.
+backup_vip() {
+  local endpoint
+  endpoint=$(sed -n 's/^ *controlPlaneEndpoint: *//p' "$RESTORING/kubeadm-config.yaml" | tr -d \"\')
+  [ "${endpoint%:*}" = "$(fact_of "$RESTORING" address)" ] || printf '%s' "${endpoint%:*}"
+}
+
 # restart_watchers: what watches the cluster knows of a future that is undone; it must look again.
 restart_watchers() {
   logged kube -n kube-system rollout restart daemonset,deployment || warn "the cluster's own pods could not be restarted: kubectl -n kube-system rollout restart daemonset,deployment"
@@ -100,6 +107,7 @@ verb_restore() {
   step verify prove_backup "$OPT_OBJECT"
   OPT_ADDRESS=$(fact_of "$RESTORING" address) OPT_NODE_NAME=$(fact_of "$RESTORING" node)
   POD_SUBNET=$(fact_of "$RESTORING" pods) SERVICE_SUBNET=$(fact_of "$RESTORING" services)
+  OPT_VIP=$(backup_vip)
   [ "$(fact_of "$RESTORING" taints)" != 0 ] || OPT_SINGLE_NODE=1
   confirm 'This replaces all that the cluster knows by what the backup knows.'
   if [ "$(state_get cluster)" = 'done' ]; then

@@ -201,3 +201,10 @@ def test_the_line_for_a_further_master_has_what_differs_from_the_default(shell: 
     assert shell.out(f"{given}; OPT_VRID=9; {ask}") == f"{line} 10.0.0.9:6443"
     told = shell.out(f"{given}; OPT_VRID=8 OPT_PEERS=10.0.0.1,10.0.0.2; {ask}")
     assert told == f"{line} --vrid 8 --peers 10.0.0.1,10.0.0.2 10.0.0.9:6443"
+
+
+@pytest.mark.parametrize(("endpoint", "vip"), [("10.0.0.9:6443", "10.0.0.9"), ('"10.0.0.1:6443"', "")])
+def test_a_backup_of_several_masters_comes_back_with_their_address(shell: Shell, endpoint: str, vip: str) -> None:
+    (shell.directory / "backup").write_text("address=10.0.0.1\n")
+    (shell.directory / "kubeadm-config.yaml").write_text(f"controlPlaneEndpoint: {endpoint}\nnetworking: {{}}\n")
+    assert shell.out(f"RESTORING={shell.directory}; backup_vip") == vip
