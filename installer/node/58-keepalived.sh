@@ -116,8 +116,8 @@ raise_vip() {
   command -v keepalived >/dev/null 2>&1 || die $E_ENVIRONMENT "the bundle brought no keepalived for $HOST_OS, which would move $OPT_VIP" \
     "build the bundle with keepalived among the master's packages"
   record vip "$OPT_VIP" "$NODE_DEVICE"
-  note_unit keepalived.service
   configure_keepalived
+  note_unit keepalived.service # after its files, to be undone before them: systemctl knows no unit whose drop-in is gone
   if [ -z "$REPLICA" ] && [ "$(state_get cluster)" != 'done' ]; then printf '%s' $$ >$INSTALLING; fi
   [ $CHANGED = 0 ] || systemctl daemon-reload </dev/null
   enable_unit keepalived.service

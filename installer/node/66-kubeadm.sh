@@ -68,10 +68,20 @@ run_kubeadm() {
   [ $rc -eq 0 ] || die $E_ENVIRONMENT "kubeadm $verb did not succeed" "see $LOG and journalctl -u kubelet; then run the same line again: it goes on from there"
 }
 
+# await_own_etcd: a member that joined the others' etcd must run before it can be taken out again: until then one of two
+# has no majority, and the cluster stands still.
+await_own_etcd() {
+  if [ -z "$REPLICA" ] || [ ! -e /etc/kubernetes/manifests/etcd.yaml ]; then return 0; fi
+  systemctl start kubelet.service </dev/null || true
+  wait_for "$OPT_TIMEOUT" 'the etcd member of an interrupted run' api_healthy ||
+    die $E_ENVIRONMENT "the etcd member that an interrupted run added does not come up, and the cluster's API does not answer"       'see journalctl -u kubelet and /var/log/pods; then run the same line again'
+}
+
 # reset_half_made: clears our own unfinished attempt; never called once the cluster was finished.
 reset_half_made() {
   local admin=''
   say 'clearing the unfinished attempt of an interrupted run'
+  await_own_etcd
   if [ -n "$REPLICA" ] && [ -e $ADMIN_CONF ]; then
     admin=$STATE/tmp/admin.conf
     (umask 077 && cp $ADMIN_CONF "$admin")
