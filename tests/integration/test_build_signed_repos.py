@@ -94,11 +94,14 @@ def test_two_builds_are_alike_with_their_signatures(site: Site, bundle: Path, ke
     assert digest(site.root / "again.tar") == digest(bundle)
 
 
-def test_the_contract_names_the_key(server: Server) -> None:
+def test_the_contract_names_the_key_and_nodes_can_import_it(server: Server, tmp_path: Path) -> None:
     host = json.loads(fetched(server, "/bundle.json"))["hosts"]["el7"]
     assert host["repo_key"].startswith("packages/el7/keys/repository-")
     assert host["keys"] == ["packages/el7/keys/key.gpg", host["repo_key"]]
-    assert "PUBLIC KEY" in fetched(server, "/" + host["repo_key"])
+    key, rpm = tmp_path / "key.asc", ["rpm", "--dbpath", tmp_path / "rpmdb"]
+    key.write_text(fetched(server, "/" + host["repo_key"]))
+    run(*rpm, "--import", key)
+    assert "Kubecarry repository" in run(*rpm, "-qa", "--qf", "%{summary}\n", "gpg-pubkey*").stdout
 
 
 def test_it_is_built_again_without_the_secret_key(site: Site, bundle: Path) -> None:

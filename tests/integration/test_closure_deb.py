@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -16,10 +17,13 @@ from bundler import archive, closure
 from bundler.archive import Member
 from bundler.closure.contents import Planned
 from bundler.errors import ResolveError
+from bundler.reposign import keygen
 from bundler.verify import open_bundle
+from tests.integration.managers import apt, run
 from tests.integration.upstream import debs
 from tests.integration.upstream import site as upstream
 from tests.integration.upstream.site import Site
+from tests.serving import serving
 
 USER = "repo@example.org"
 HASH = "0123456789abcdef" * 4
@@ -109,6 +113,22 @@ def test_any_member_of_the_repository_taken_away_is_missed(bundle: Path) -> None
         with pytest.raises(ResolveError) as caught:
             closure.prove(proof["wanted"], {**contract, "files": files}, planned)
         assert name in caught.value.message
+
+
+def test_a_signed_repository_is_checked_by_apt_and_built_again(site: Site, tmp_path: Path) -> None:
+    key, _ = keygen(tmp_path / "keys")
+    site.run("build", "--os", "debian12", "--repo-key", key, "-o", "signed.tar")
+    with serving(site.root / "signed.tar", tmp_path) as server:
+        with urlopen(f"{server.url}/repo/debian12.sources") as reply:
+            sources = reply.read().decode()
+        assert "rusted" not in sources
+        command = apt(tmp_path / "root", sources, "kubecarry.sources")
+        run(*command, "update")
+        run(*command, "download", "kubelet=1.20.2-00", cwd=tmp_path)
+    assert list(tmp_path.glob("kubelet_*.deb"))
+    rest = ("--manifests", "manifests", "--lock-dir", "locks", "--cache-dir", "cache", *site.mirrors)
+    done = upstream.run(sys.executable, "-m", "bundler", "verify", "--rebuild", "signed.tar", *rest, cwd=site.root)
+    assert "bit for bit" in done.stdout
 
 
 def locks(site: Site) -> tuple[list[Any], dict[str, Any]]:
