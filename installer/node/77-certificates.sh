@@ -2,6 +2,7 @@
 # Certificates that kubeadm made: when they expire, and renewing them.
 
 CERTIFICATE_DAYS=30 # with fewer left status differs
+KUBELET_CLIENT=/var/lib/kubelet/pki/kubelet-client-current.pem
 
 # certificate_of FILE: the PEM certificate in a file of its own, or in a kubeconfig.
 certificate_of() {
@@ -15,16 +16,18 @@ certificate_of() {
 certificate_files() {
   local file
   for file in /etc/kubernetes/{admin,super-admin,controller-manager,scheduler}.conf /etc/kubernetes/pki/*.crt /etc/kubernetes/pki/etcd/*.crt \
-    /var/lib/kubelet/pki/kubelet-client-current.pem /etc/kubecarry-etcd/*.crt; do
+    $KUBELET_CLIENT "$ETCD_HOME"/*.crt; do
     [ ! -e "$file" ] || printf '%s\n' "$file"
   done
 }
 
 # days_left FILE: whole days until it expires, negative afterwards; nothing if it holds no certificate.
 days_left() {
-  local ends
+  local ends seconds
   ends=$(certificate_of "$1" 2>/dev/null | openssl x509 -noout -enddate 2>/dev/null) || return 0
-  printf '%s' $((($(date -d "${ends#*=}" +%s) - $(date +%s)) / 86400))
+  seconds=$(($(date -d "${ends#*=}" +%s) - $(date +%s)))
+  [ $seconds -ge 0 ] || seconds=$((seconds - 86399)) # division cuts towards zero
+  printf '%s' $((seconds / 86400))
 }
 
 # list_certificates: "days date path" lines, the first to expire first.
@@ -43,6 +46,8 @@ status_certificates() {
   tell certs "$days days left ($date, $file)"
   if [ "$days" -ge $CERTIFICATE_DAYS ]; then return 0; fi
   case $file in
+    "$ETCD_HOME"/*) differs "$file ends soon, and nothing renews it: save etcd, and build its members again" ;;
+    */kubelet-client-current.pem) differs 'the kubelet has not renewed its certificate by itself: see journalctl -u kubelet; on a master: deploy.sh renew' ;;
     *ca.crt) differs "$file, an authority of the cluster, ends soon: no renewal helps, build a new cluster beside this one" ;;
     *) differs 'certificates expire soon or have expired: renew them (deploy.sh renew)' ;;
   esac
@@ -67,7 +72,19 @@ kubeadm_renew() {
   (umask 077 && kubeadm_config init "$(new_token)" >"$config")
   supervise "$OPT_TIMEOUT" 'kubeadm certs renew' kubeadm "${words[@]}" renew all --config="$config" ||
     die $E_ENVIRONMENT 'kubeadm could not renew the certificates' "see $LOG; then run the same line again"
+  renew_kubelet "$config"
   rm -f "$config"
+}
+
+# renew_kubelet CONFIG: the kubelet renews its own, but not once it has expired: then it gets one as at the first start.
+renew_kubelet() {
+  local days
+  days=$(days_left $KUBELET_CLIENT)
+  [ "${days:-0}" -lt 0 ] || return 0
+  rm -f $KUBELET_CONF
+  supervise "$OPT_TIMEOUT" 'kubeadm init phase kubeconfig' kubeadm init phase kubeconfig kubelet --config="$1" ||
+    die $E_ENVIRONMENT 'the kubelet could not be given a new certificate' "see $LOG; then run the same line again"
+  rm -f "${KUBELET_CLIENT%current.pem}"*
 }
 
 # renew_certificates: nothing reads a certificate again by itself, so the control plane is started anew.

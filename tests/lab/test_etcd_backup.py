@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import subprocess
 import threading
@@ -9,9 +10,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.lab import bundled, cluster
-from tests.lab.lab import Lab
+from tests.lab.lab import Lab, until
 from tests.lab.node import Node, boot_all
 from tests.lab.snapshot import difference, snapshot
 
@@ -58,6 +63,11 @@ def deploy(node: Node, words: str, timeout: float = 600) -> subprocess.Completed
     done = node.run(LINE + words, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def deploy_any(node: Node, words: str) -> subprocess.CompletedProcess[str]:
+    """The same where it may fail."""
+    return node.run(LINE + words)
 
 
 def kill(node: Node, words: str, after: float) -> None:
@@ -152,6 +162,37 @@ def test_renewed_certificates_are_used_by_all(site: Site) -> None:
     assert re.search(r"^certs +36[345] days left", told, re.M), told
     table = deploy(site.master, "certificates").stdout
     assert re.search(r"^36\d +20\d\d-\d\d-\d\d +/etc/kubernetes/pki/apiserver.crt$", table, re.M), table
+
+
+def expired(node: Node) -> bytes:
+    """A certificate and key of the node's kubelet, signed by the cluster, which ended yesterday."""
+    pki = node.dir / "upper/etc/kubernetes/pki"
+    authority = x509.load_pem_x509_certificate((pki / "ca.crt").read_bytes())
+    signer = serialization.load_pem_private_key((pki / "ca.key").read_bytes(), None)
+    assert isinstance(signer, rsa.RSAPrivateKey)
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.timezone.utc)
+    names = [(NameOID.ORGANIZATION_NAME, "system:nodes"), (NameOID.COMMON_NAME, f"system:node:{node.name}")]
+    builder = x509.CertificateBuilder(
+        authority.subject, x509.Name([x509.NameAttribute(*name) for name in names]), key.public_key(), 4711,
+        now - datetime.timedelta(days=300), now - datetime.timedelta(days=1),
+    )  # fmt: skip
+    client = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    certificate = builder.add_extension(client, critical=False).sign(signer, hashes.SHA256())
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(*form)
+
+
+def test_a_kubelet_whose_certificate_expired_comes_back(site: Site) -> None:
+    current = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+    site.master.run(f"cat > {current} && systemctl restart kubelet", input=expired(site.master), check=True)
+    status = deploy_any(site.master, "status")
+    assert status.returncode == 7
+    assert re.search(r"^certs +-[12] days left", status.stdout, re.M), status.stdout
+    assert "the kubelet has not renewed its certificate by itself" in status.stdout
+    deploy(site.master, "renew")
+    site.works()
+    assert until(lambda: deploy_any(site.master, "status").returncode == 0, 60, 1)
+    assert site.master.run(f"openssl x509 -noout -checkend 86400 -in {current}").returncode == 0
 
 
 def test_a_fresh_host_with_the_master_s_address_takes_its_place(site: Site) -> None:
