@@ -7,18 +7,18 @@ CAUTIONS=()
 CHECKING='' # id of the check that runs
 ROLE=''     # master or node
 
-# In the order they are told. any: everyone; first: a cluster's first master; replica: a further one; joins: a node or
-# a further master.
+# In the order they are told. all: everyone; any: all but a member of etcd outside the cluster; first: a cluster's first
+# master; replica: a further one; joins: a node or a further master.
 CHECKS='
-any    root
+all    root
 any    privileges
-any    systemd
+all    systemd
 any    systemd-state
 any    commands
 any    shadowed
 any    ulimits
 any    os
-any    arch
+all    arch
 any    release
 any    package-manager
 any    package-lock
@@ -65,7 +65,7 @@ any    localhost
 any    nsswitch
 any    resolv-conf
 any    resolver-limits
-any    address
+all    address
 any    address-lease
 any    mtu
 any    path-mtu
@@ -89,15 +89,15 @@ first  vip-free
 replica vip-heard
 any    default-route
 any    networks
-any    clock
+all    clock
 any    clock-source
-any    server
+all    server
 any    proxy
 any    selinux
 any    apparmor
 any    scanners
-any    firewall
-any    other-firewall
+all    firewall
+all    other-firewall
 any    other-role
 any    other-cluster
 any    other-kubelet
@@ -116,6 +116,12 @@ any    docker
 any    sealed
 any    registry-ca
 any    ports
+etcd   etcd-commands
+etcd   etcd-room
+etcd   etcd-count
+etcd   etcd-data
+etcd   etcd-ports
+master etcd-endpoints
 '
 
 # fault WHAT REMEDY: an error of the running check, unless --ignore names it.
@@ -148,7 +154,8 @@ ours() { recorded cluster; }
 # plays WORD: whether this host plays that part, in the words of the table.
 plays() {
   case $1 in
-    any | "$ROLE") return 0 ;;
+    all | "$ROLE") return 0 ;;
+    any) [ "$ROLE" != etcd ] ;;
     first) [ "$ROLE" = master ] && [ -z "$REPLICA" ] ;;
     replica) [ -n "$REPLICA" ] ;;
     joins) [ "$ROLE" = node ] || [ -n "$REPLICA" ] ;;

@@ -154,7 +154,8 @@ check_ports() {
   local port used wanted='10250 10248 10249 10256'
   ! ours || return 0
   used=$(listening)
-  [ "$ROLE" != master ] || wanted="6443 2379 2380 2381 10257 10259 $wanted"
+  [ "$ROLE" != master ] || wanted="6443 10257 10259 $wanted"
+  [ "$ROLE:$ETCD_ENDPOINTS" != master: ] || recorded etcd || wanted="2379 2380 2381 $wanted"
   for port in $wanted; do
     if grep -qx "$port" <<<"$used"; then
       fault "port $port is in use$(port_user "$port")" "stop what listens there (ss -ltnp 'sport = :$port')"

@@ -4,6 +4,7 @@
 # ports_of ROLE: port/protocol a line.
 ports_of() {
   case $1 in
+    etcd) printf '%s/tcp\n' 2378-2380 ;;
     master) printf '%s/tcp\n' 6443 2379-2380 10250 10257 10259 ;;
     node) printf '%s/tcp\n' 10250 "$NODE_PORTS" ;;
   esac
@@ -21,6 +22,7 @@ open_firewall() {
   zone=$(firewall-cmd --get-zone-of-interface="$NODE_DEVICE" 2>/dev/null </dev/null || true)
   [ -n "$zone" ] || zone=$(firewall-cmd --get-default-zone </dev/null)
   while read -r item; do allow "$zone" port "$item"; done < <(ports_of "$ROLE")
+  if [ "$ROLE" = etcd ]; then return 0; fi
   [ -z "$OPT_VIP" ] || allow "$zone" protocol vrrp
   for item in "$POD_SUBNET" "$SERVICE_SUBNET"; do allow trusted source "$item"; done
 }

@@ -68,6 +68,7 @@ networking:
   serviceSubnet: "$SERVICE_SUBNET"
 END
   api_server_document
+  [ -z "$ETCD_ENDPOINTS" ] || printf 'etcd:\n  external:\n%s\n' "$(etcd_document '    ')"
 }
 
 # api_server_document: what differs from its defaults.

@@ -20,6 +20,7 @@ networking:
   serviceSubnet: "$SERVICE_SUBNET"
 token: "$1"
 END
+  [ -z "$ETCD_ENDPOINTS" ] || printf 'etcd:\n%s\n' "$(etcd_document '  ')"
 }
 
 # join_v1alpha1 TOKEN

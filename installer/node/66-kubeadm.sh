@@ -54,6 +54,7 @@ kubeadm_ignored() {
   ! ignored memory || names=$names,Mem
   ! ignored ports || names=$names,Port-10250
   [ "$OPT_SWAP" != keep ] || names=$names,Swap
+  [ -z "$ETCD_ENDPOINTS" ] || names=$names,ExternalEtcdVersion # it wants every member; ours wanted a quorum
   printf '%s' "${names#,}"
 }
 
@@ -90,6 +91,7 @@ reset_half_made() {
   [ -z "$admin" ] || forget_node "$admin"
   remove_pods
   rm -rf /etc/cni/net.d/* /var/lib/etcd/member
+  clear_registry
 }
 
 init_cluster() {
@@ -110,6 +112,7 @@ init_cluster() {
       reset_half_made
     fi
   fi
+  place_etcd_client
   if [ -n "$RESTORING" ]; then
     place_backup
     ignored=${ignored:+$ignored,}DirAvailable--var-lib-etcd

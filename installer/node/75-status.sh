@@ -127,6 +127,18 @@ status() {
     tell node 'nothing is installed here by Kubecarry'
     return $E_ENVIRONMENT
   fi
+  status_etcd
+  if recorded etcd && [ -z "$(state_get role)" ]; then
+    changed_files
+    status_certificates
+  else
+    status_node
+  fi
+  [ $DIFFERS -eq 0 ] || return $E_ENVIRONMENT
+}
+
+# status_node: of a master or a node.
+status_node() {
   recall_runtime
   NODE_NAME=$(state_get name)
   NODE_ADDRESS=$(state_get address)
@@ -143,5 +155,4 @@ status() {
   status_vip
   status_etcd
   if [ "$(state_get cluster)" = 'done' ]; then status_cluster; else differs 'the installation is unfinished: run the same line again'; fi
-  [ $DIFFERS -eq 0 ] || return $E_ENVIRONMENT
 }

@@ -138,6 +138,7 @@ down() {
     say 'nothing is installed here: nothing to undo'
     return 0
   fi
+  ETCD_ENDPOINTS=$(state_get etcd-endpoints)
   rm -rf --one-file-system "$CACHE" # nothing is undone with it, and the journal shrinks only where there is room
   find_foreign
   if [ -n "$OPT_KEEP_PACKAGES" ]; then undo_all packages rpmkey; else undo_all; fi
@@ -146,5 +147,6 @@ down() {
     die $E_ENVIRONMENT "$LEFT change(s) could not be undone (above); all others were" "mend what is in the way, then run down again: $STATE/journal has the rest"
   fi
   forget
+  [ -z "$ETCD_ENDPOINTS" ] || say "the cluster's data stay in its etcd ($ETCD_ENDPOINTS), until deploy.sh down there"
   say 'everything that was installed here is undone'
 }

@@ -7,6 +7,7 @@ OPT_FIREWALL=open OPT_SWAP=off OPT_TIMEOUT=300 OPT_SINGLE_NODE='' OPT_YES='' OPT
 OPT_ROLE=master OPT_FORCE='' OPT_DELETE_EMPTYDIR='' OPT_RUNTIME='' OPT_CGROUP_DRIVER='' OPT_SEALED=''
 OPT_OBJECT='' # the node to remove, the file to collect into or to save
 OPT_VIP='' OPT_VRID='' OPT_PEERS='' OPT_CERTIFICATE_KEY=''
+OPT_FROM='' OPT_MEMBERS='' OPT_ETCD_CA='' OPT_ETCD_CERT='' OPT_ETCD_KEY=''
 
 usage() {
   cat >&2 <<END
@@ -16,6 +17,7 @@ usage: $(deploy_curl) | bash -s VERB [OPTION…]
   master, m                 make this host the master of a new cluster
   replica, r ADDRESS[:PORT] make this host a further master of that cluster (made with --vip)
   join, j [ADDRESS[:PORT]]  join this host to the cluster of that master (port 6443)
+  etcd                      make this host a member of an etcd cluster outside Kubernetes
   status                    what is installed here, and what differs from it
   token                     on a master: print fresh lines for nodes and further masters
   sealed                    on a node installed with --sealed: what it tried to reach outside
@@ -45,12 +47,18 @@ master:
   --node-port-range A-B     ports for Services of type NodePort (default $NODE_PORTS)
   --token TOKEN             default: made here
   --single-node             let the master run workloads too
+  --etcd-endpoints URL,…    https://IP:2379 of each member of an etcd outside the cluster (default: etcd on the master)
+  --from IP|FILE            where the keys for it are: the first member, or its handout
+  --etcd-ca, --etcd-cert, --etcd-key FILE   or the keys themselves
   --vip IP                  a free address of the masters' network, which keepalived keeps at a living master
 master with --vip, replica:
   --vrid N                  VRRP number of the address, 1 to 255 (default: its last number)
   --peers IP,IP,IP          all masters, where VRRP multicast does not pass
 replica:
   --certificate-key KEY     required; as printed by master and token, for 2 h
+etcd:
+  --members [NAME=]IP,…     all of them, the same words in the same order on each host
+  --from IP|FILE            the first member, or its handout; not on the first member itself
 replica, join:
   --token TOKEN             required
   --ca-cert-hash HASH       sha256:…; without it the master's identity is not checked
@@ -88,6 +96,12 @@ set_option() {
     --vrid) [[ $value =~ ^[1-9][0-9]{0,2}$ ]] && [ "$value" -le 255 ] && OPT_VRID=$value ;;
     --peers) are_addresses "$value" && OPT_PEERS=$value ;;
     --certificate-key) [[ $value =~ ^[0-9a-f]{64}$ ]] && OPT_CERTIFICATE_KEY=$value ;;
+    --members) set_members "$value" && OPT_MEMBERS=$value ;;
+    --from) { is_address "$value" || [ -f "$value" ]; } && OPT_FROM=$value ;;
+    --etcd-endpoints) [[ $value =~ ^https://[0-9.]+:[0-9]+(,https://[0-9.]+:[0-9]+)*$ ]] && ETCD_ENDPOINTS=$value ;;
+    --etcd-ca) [ -f "$value" ] && OPT_ETCD_CA=$value ;;
+    --etcd-cert) [ -f "$value" ] && OPT_ETCD_CERT=$value ;;
+    --etcd-key) [ -f "$value" ] && OPT_ETCD_KEY=$value ;;
     --ca-cert-hash | --discovery-token-ca-cert-hash) [[ $value =~ ^sha256:[0-9a-f]{64}$ ]] && OPT_CA_HASH=$value ;;
     --firewall) [[ $value =~ ^(open|off)$ ]] && OPT_FIREWALL=$value ;;
     --runtime) [[ $value =~ ^(containerd|docker)$ ]] && OPT_RUNTIME=$value ;;
@@ -115,11 +129,12 @@ allowed_options() {
   local node='--advertise-address --interface --node-name --firewall --swap --ignore --timeout --runtime --cgroup-driver --sealed --registry-ca'
   local first='--pod-subnet --service-subnet --single-node --vip --vrid --peers' joins='--ca-cert-hash --discovery-token-ca-cert-hash'
   case $1 in
-    master) printf '%s' "$node --token $first --node-port-range" ;;
+    master) printf '%s' "$node --token $first --node-port-range --etcd-endpoints --etcd-ca --etcd-cert --etcd-key --from" ;;
     join) printf '%s' "$node --token $joins" ;;
     replica) printf '%s' "$node --token $joins --certificate-key --vrid --peers" ;;
     preflight) printf '%s' "$node --token $joins $first --certificate-key" ;;
     remove) printf '%s' '--force --delete-emptydir-data --timeout' ;;
+    etcd) printf '%s' '--members --from --firewall --ignore --timeout' ;;
     restore) printf '%s' "$node --yes --single-node" ;;
     backup | renew) printf '%s' '--timeout' ;;
     down) printf '%s' '--yes --keep-packages' ;;
@@ -158,7 +173,7 @@ parse() {
     r) VERB='replica' ;;
     j) VERB='join' ;;
     d) VERB='down' ;;
-    preflight | master | replica | join | status | sealed | token | remove | collect | backup | restore | certificates | renew | down) VERB=$1 ;;
+    preflight | master | replica | join | status | sealed | token | remove | collect | etcd | backup | restore | certificates | renew | down) VERB=$1 ;;
     help | -h | --help)
       usage
       exit 0
@@ -206,6 +221,16 @@ check_combination() {
     [[ $OPT_TOKEN =~ ^[a-z0-9]{6}\.[a-z0-9]{16}$ ]] || misuse '--token: not of the form abcdef.0123456789abcdef'
   fi
   if [ "$VERB" = master ] && [ -n "$OPT_VRID$OPT_PEERS" ] && [ -z "$OPT_VIP" ]; then misuse '--vrid and --peers go with --vip'; fi
+  [ "$VERB" != etcd ] || [ -n "$OPT_MEMBERS" ] || misuse 'etcd needs --members'
+  combined_etcd_options
   [ "$VERB" != restore ] || [ -n "$OPT_OBJECT" ] || misuse 'restore needs the file of a backup'
   if [ -n "$OPT_ADDRESS" ] && [ -n "$OPT_INTERFACE" ]; then misuse 'give --advertise-address or --interface, not both'; fi
+}
+
+# combined_etcd_options: the keys of a client are three files, or come from the first member.
+combined_etcd_options() {
+  local count
+  count=$(wc -w <<<"${OPT_ETCD_CA:+1} ${OPT_ETCD_CERT:+1} ${OPT_ETCD_KEY:+1}")
+  [ "$count" = 0 ] || [ "$count" = 3 ] || misuse 'give --etcd-ca, --etcd-cert and --etcd-key together'
+  if [ "$VERB" = master ] && [ -z "$ETCD_ENDPOINTS" ] && [ -n "$OPT_FROM$OPT_ETCD_CA" ]; then misuse 'these keys are for --etcd-endpoints'; fi
 }

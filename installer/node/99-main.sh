@@ -21,6 +21,7 @@ remember() {
   state_set server "$SERVER"
   state_set pods "$POD_SUBNET"
   state_set services "$SERVICE_SUBNET"
+  state_set etcd-endpoints "$ETCD_ENDPOINTS"
   state_set nodeports "$NODE_PORTS"
   state_set runtime "$NODE_RUNTIME"
   state_set cgroup-driver "$CGROUP_DRIVER"
@@ -38,6 +39,7 @@ recall() {
   POD_SUBNET=$(state_get pods)
   SERVICE_SUBNET=$(state_get services)
   KUBERNETES_VERSION=$(state_get version)
+  ETCD_ENDPOINTS=$(state_get etcd-endpoints)
 }
 
 # stage NAME FUNCTION [ARG…]: a step that status shows.
@@ -78,6 +80,7 @@ verb_master() {
 
 # install_master: what is there already is only started.
 install_master() {
+  use_etcd
   prepare master
   await_vip
   stage kubeadm init_cluster

@@ -22,7 +22,7 @@ def run_check(shell: Shell, check: str, given: str = "", role: str = "master") -
 
 def table() -> list[tuple[str, str]]:
     text = (PARTS / "30-preflight.sh").read_text()
-    return re.findall(r"^(any|master|node|first|replica|joins) +([a-z-]+)$", text, re.M)
+    return re.findall(r"^(all|any|etcd|master|node|first|replica|joins) +([a-z-]+)$", text, re.M)
 
 
 def test_every_check_of_the_table_is_there_and_every_check_is_in_the_table() -> None:
