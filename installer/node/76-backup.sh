@@ -26,6 +26,7 @@ master_taints() { kube get node "$NODE_NAME" -o 'jsonpath={.spec.taints[*].key}'
 backup_facts() {
   printf 'schema=1\ncreated=%s\nnode=%s\naddress=%s\nkubernetes=%s\npods=%s\nservices=%s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
     "$NODE_NAME" "$NODE_ADDRESS" "$KUBERNETES_VERSION" "$POD_SUBNET" "$SERVICE_SUBNET"
+  printf 'vrid=%s\nvrrp=%s\n' "$OPT_VRID" "$OPT_PEERS"
   printf 'member=%s\npeer=%s\n' "$(flag_of /etc/kubernetes/manifests/etcd.yaml name)" \
     "$(flag_of /etc/kubernetes/manifests/etcd.yaml initial-advertise-peer-urls)"
   printf 'taints=%s\n' "$(master_taints | wc -w)"

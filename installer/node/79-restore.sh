@@ -107,7 +107,7 @@ verb_restore() {
   step verify prove_backup "$OPT_OBJECT"
   OPT_ADDRESS=$(fact_of "$RESTORING" address) OPT_NODE_NAME=$(fact_of "$RESTORING" node)
   POD_SUBNET=$(fact_of "$RESTORING" pods) SERVICE_SUBNET=$(fact_of "$RESTORING" services)
-  OPT_VIP=$(backup_vip)
+  OPT_VIP=$(backup_vip) OPT_VRID=$(fact_of "$RESTORING" vrid) OPT_PEERS=$(fact_of "$RESTORING" vrrp)
   [ "$(fact_of "$RESTORING" taints)" != 0 ] || OPT_SINGLE_NODE=1
   confirm 'This replaces all that the cluster knows by what the backup knows.'
   if [ "$(state_get cluster)" = 'done' ]; then

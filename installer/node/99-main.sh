@@ -40,6 +40,7 @@ recall() {
   SERVICE_SUBNET=$(state_get services)
   KUBERNETES_VERSION=$(state_get version)
   ETCD_ENDPOINTS=$(state_get etcd-endpoints)
+  recall_vip
 }
 
 # stage NAME FUNCTION [ARG…]: a step that status shows.
