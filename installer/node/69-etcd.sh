@@ -162,8 +162,8 @@ verb_etcd() {
   print_etcd_lines
 }
 
-# status_etcd: lines of status about a member.
-status_etcd() {
+# status_member: lines of status about a member.
+status_member() {
   local name address state
   recorded etcd || return 0
   read -r name address <<<"$(state_get etcd)"

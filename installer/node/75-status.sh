@@ -127,7 +127,7 @@ status() {
     tell node 'nothing is installed here by Kubecarry'
     return $E_ENVIRONMENT
   fi
-  status_etcd
+  status_member
   if recorded etcd && [ -z "$(state_get role)" ]; then
     changed_files
     status_certificates
