@@ -208,3 +208,24 @@ def test_a_backup_of_several_masters_comes_back_with_their_address(shell: Shell,
     (shell.directory / "backup").write_text("address=10.0.0.1\n")
     (shell.directory / "kubeadm-config.yaml").write_text(f"controlPlaneEndpoint: {endpoint}\nnetworking: {{}}\n")
     assert shell.out(f"RESTORING={shell.directory}; backup_vip") == vip
+
+
+def test_keepalived_is_stopped_before_its_files_go_and_the_address_last(shell: Shell) -> None:
+    """`systemctl` is a stub, and no file is put: the order of the journal counts, which `down` reads backwards."""
+    shell.stub("systemctl", "case $1 in is-active) exit 3 ;; is-enabled) exit 1 ;; esac")
+    shell.stub("keepalived", "")
+    shell.out(f"""put_file() {{ cat >/dev/null; record file "$2" - x; CHANGED=1; }}; INSTALLING={shell.directory}/flag
+        OPT_VIP=10.77.0.9 NODE_DEVICE=eth0 NODE_ADDRESS=10.77.0.11; raise_vip""")
+    kinds = [line.split("\t")[0] for line in shell.journal]
+    assert kinds == ["vip", *["file"] * 4, "unit"]
+    assert (shell.directory / "flag").exists(), "the first master's own run vouches for the address"
+
+
+def test_a_further_master_has_nobody_to_vouch_for_it(shell: Shell) -> None:
+    shell.stub("systemctl", "exit 0")
+    shell.stub("keepalived", "")
+    given = f"put_file() {{ cat >/dev/null; CHANGED=0; }}; INSTALLING={shell.directory}/flag"
+    shell.out(f"{given}; REPLICA=replica OPT_VIP=10.77.0.9 NODE_DEVICE=eth0 NODE_ADDRESS=10.77.0.11; raise_vip")
+    assert not (shell.directory / "flag").exists()
+    shell.out(f"{given}; state_set cluster done; OPT_VIP=10.77.0.9 NODE_DEVICE=eth0 NODE_ADDRESS=10.77.0.11; raise_vip")
+    assert not (shell.directory / "flag").exists(), "nor has one whose cluster is made"
