@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -48,6 +50,15 @@ def deploy(node: Node, words: str, secret: str = "", timeout: float = 900) -> su
     return node.run(f"{LINE} ETCD_SECRET={secret} bash -s {words}", timeout=timeout)
 
 
+def kill(node: Node, words: str, after: float) -> None:
+    """Run a verb and kill -9 deploy.sh itself after so many seconds."""
+    run = threading.Thread(target=deploy, args=(node, words))
+    run.start()
+    time.sleep(after)
+    node.run("kill -9 $(cat /run/lock/kubecarry.lock)")
+    run.join()
+
+
 def good(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -57,6 +68,8 @@ def test_members_wait_for_nobody_and_become_a_cluster(site: Site) -> None:
     one, two, three = site.nodes
     early = deploy(two, f"etcd --members {MEMBERS}")
     assert (early.returncode, "run the line there first" in early.stderr) == (7, True)
+    for seconds in (0.7, 2, 3.5):
+        kill(one, f"etcd --members {MEMBERS}", seconds)
     first = good(deploy(one, f"etcd --members {MEMBERS}"))
     assert "1 of 3 members run: not yet enough for a quorum; run the line on the others: two three" in first.stderr
     site.printed = first.stdout
