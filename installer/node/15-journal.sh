@@ -11,6 +11,33 @@ record() {
   grep -Fxqs -- "$line" "$STATE/journal" || printf '%s\n' "$line" >>"$STATE/journal"
 }
 
+# record_before OTHER KIND ARG…: ahead of the first line of kind OTHER, for what `down` may undo only after that.
+record_before() {
+  local other=$1 line
+  shift
+  if ! recorded "$other"; then
+    record "$@"
+    return 0
+  fi
+  printf -v line '%s\t' "$@"
+  line=${line%$'\t'}
+  if grep -Fxqs -- "$line" "$STATE/journal"; then return 0; fi
+  LINE=$line awk -F'\t' -v other="$other" '$1 == other && !n++ { print ENVIRON["LINE"] } { print }' "$STATE/journal" >"$STATE/journal.new"
+  mv -f "$STATE/journal.new" "$STATE/journal"
+}
+
+# record_file PATH BACKUP SHA256: one line for each path; a later change takes the line's place, so that the order of
+# undoing stays that of the first installation.
+record_file() {
+  if ! recorded file "$1"; then
+    record file "$@"
+    return 0
+  fi
+  LINE=$(printf 'file\t%s\t%s\t%s' "$@") WANTED=$1 awk -F'\t' '
+    $1 != "file" || $2 != ENVIRON["WANTED"] { print; next } !n++ { print ENVIRON["LINE"] }' "$STATE/journal" >"$STATE/journal.new"
+  mv -f "$STATE/journal.new" "$STATE/journal"
+}
+
 # recorded KIND [ARG]: whether such a change was made.
 recorded() {
   [ -e "$STATE/journal" ] || return 1
@@ -66,7 +93,7 @@ put_file() {
   make_dirs "$(dirname "$path")"
   sum=$(sha256sum "$staged")
   backup=$(original "$path")
-  record file "$path" "$backup" "${sum%% *}"
+  record_file "$path" "$backup" "${sum%% *}"
   cp "$staged" "$path.kubecarry-new"
   chmod "$mode" "$path.kubecarry-new"
   mv -fT "$path.kubecarry-new" "$path"

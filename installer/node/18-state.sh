@@ -26,8 +26,17 @@ lock_holders() {
   done
 }
 
+# is_transaction PID: whether it must not be ended half-way: a package manager, or kubeadm as it swaps the control plane;
+# itself, or the `timeout` around it, which would pass the signal on.
+is_transaction() {
+  case " $(tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null)" in
+    *[\ /]dnf\ * | *[\ /]yum\ * | *[\ /]rpm\ * | *[\ /]python* | *[\ /]kubeadm\ upgrade\ *) return 0 ;;
+    *) return 1 ;;
+  esac
+}
+
 # take_lock: children inherit the lock, so what a killed run left running still holds it: that is ended first, except
-# a package manager in its transaction, which is waited for.
+# a transaction, which is waited for.
 take_lock() {
   local owner pid
   mkdir -p "${LOCK%/*}"
@@ -38,12 +47,13 @@ take_lock() {
       die $E_ENVIRONMENT "another deploy.sh runs on this host (process $owner)" 'wait until it has ended'
     fi
     for pid in $(lock_holders); do
-      case $(cat "/proc/$pid/comm" 2>/dev/null) in
-        dnf | yum | rpm | python*) say "waiting for the package manager that an interrupted run left (process $pid)" ;;
-        *) kill "$pid" 2>/dev/null || true ;;
-      esac
+      if is_transaction "$pid"; then
+        say "waiting for what an interrupted run left at work (process $pid: $(cat "/proc/$pid/comm" 2>/dev/null || true))"
+      else
+        kill "$pid" 2>/dev/null || true
+      fi
     done
-    flock -w 300 9 || die $E_ENVIRONMENT "what an interrupted run left does not end (processes: $(lock_holders | tr '\n' ' '))" 'end them, then run the same line again'
+    flock -w 900 9 || die $E_ENVIRONMENT "what an interrupted run left does not end (processes: $(lock_holders | tr '\n' ' '))" 'end them, then run the same line again'
   fi
   printf '%s' $$ >"$LOCK"
 }

@@ -99,6 +99,7 @@ any    scanners
 all    firewall
 all    other-firewall
 any    other-role
+any    other-version
 any    other-cluster
 any    other-kubelet
 any    units
@@ -143,9 +144,9 @@ ignored() {
   case ",$OPT_IGNORE," in *",$1,"* | *,all,*) return 0 ;; *) return 1 ;; esac
 }
 
-# known_check ID: whether the table has it.
+# known_check ID: whether a table has it.
 known_check() {
-  [ "$1" = all ] || grep -Eq "^[a-z]+ +$1\$" <<<"$CHECKS"
+  [ "$1" = all ] || grep -Eq "^[a-z]+ +$1\$" <<<"$CHECKS$UPGRADE_CHECKS"
 }
 
 # ours: whether what stands here was installed by us, so that its ports and files are no residue.
@@ -163,7 +164,7 @@ plays() {
   esac
 }
 
-# run_checks ROLE: fills FAULTS and CAUTIONS.
+# run_checks ROLE [TABLE]: fills FAULTS and CAUTIONS.
 run_checks() {
   local role id
   ROLE=$1
@@ -172,7 +173,7 @@ run_checks() {
     if [ -z "$role" ] || ! plays "$role"; then continue; fi
     CHECKING=$id
     "check_${id//-/_}" </dev/null
-  done <<<"$CHECKS"
+  done <<<"${2:-$CHECKS}"
 }
 
 # tell_findings LABEL LINE…: "LABEL id: what" and the remedy below it.
@@ -187,9 +188,9 @@ tell_findings() {
   done
 }
 
-# preflight ROLE: tells every finding; exit 7 if one is a fault.
+# preflight ROLE [TABLE]: tells every finding; exit 7 if one is a fault.
 preflight() {
-  run_checks "$1"
+  run_checks "$@"
   tell_findings 'warning' ${CAUTIONS[@]+"${CAUTIONS[@]}"}
   tell_findings 'fault  ' ${FAULTS[@]+"${FAULTS[@]}"}
   [ ${#FAULTS[@]} -eq 0 ] || die $E_ENVIRONMENT "preflight found ${#FAULTS[@]} fault(s) (above); nothing was changed on this host by it" \

@@ -40,6 +40,16 @@ check_other_role() {
   fi
 }
 
+# check_other_version: master and join would change packages under a running cluster; that is upgrade's, step by step.
+check_other_version() {
+  if [ "$(state_get cluster)" != 'done' ]; then return 0; fi
+  if [ -n "$(state_get upgrading)" ]; then
+    fault "an upgrade of this host to $(state_get upgrading) is unfinished" "finish it: $(deploy_curl) | bash -s upgrade"
+  elif [ "$(state_get version)" != "$KUBERNETES_VERSION" ]; then
+    fault "this host has Kubernetes $(state_get version), the bundle is $KUBERNETES_VERSION" "use the verb for it: $(deploy_curl) | bash -s upgrade"
+  fi
+}
+
 # has_files PATH: whether any file lies below it.
 has_files() { [ -n "$(find "$1" -type f -print -quit 2>/dev/null)" ]; }
 

@@ -26,13 +26,36 @@ packages_installed() {
   [ -z "$(missing_packages)" ]
 }
 
+# listed_packages: what we installed, as name-version-release.arch, of earlier versions too.
+listed_packages() {
+  local list
+  [ -e "$STATE/journal" ] || return 0
+  while read -r list; do cat "$STATE/lists/$list"; done < <(awk -F'\t' '$1 == "packages" { print $2 }' "$STATE/journal")
+}
+
 # missing_packages: of the learnt names, those that are not installed under any version; and ours at another version.
 missing_packages() {
   local names=$STATE/lists/packages-$HOST_OS-$ROLE
-  { rpm -qa --qf 'have %{NAME}.%{ARCH} %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}\n' </dev/null && tail -n +2 "$names"; } | awk -v left_out="$(runtime left_out)" '
-    $1 == "have" { name[$2]; full[$3]; next }
+  { listed_packages | sed 's/^/ours /' && rpm -qa --qf 'have %{NAME}.%{ARCH} %{NAME}-%{VERSION}-%{RELEASE}.%{ARCH}\n' </dev/null &&
+    tail -n +2 "$names"; } | awk -v left_out="$(runtime left_out)" '
+    $1 == "ours" { ours[$2]; next }
+    $1 == "have" { name[$2] = $3; full[$3]; next }
     left_out != "" && $1 ~ left_out { next }
-    !($1 in full) && (!($2 in name) || $2 ~ /^(kubelet|kubeadm|kubectl|containerd\.io|kubernetes-cni|cri-tools)\./) { print $1 }'
+    $1 in full { next }
+    !($2 in name) || name[$2] in ours || $2 ~ /^(kubelet|kubeadm|kubectl|containerd\.io|kubernetes-cni|cri-tools)\./ { print $1 }'
+}
+
+# record_packages: adds the missing ones to the one list of all that we install: down removes them in one transaction,
+# since they need each other, and no earlier than what needs them to be undone.
+record_packages() {
+  local list
+  list=$(awk -F'\t' '$1 == "packages" { print $2; exit }' "$STATE/journal" 2>/dev/null) || list=''
+  if [ -z "$list" ]; then
+    record packages "$(missing_packages | keep_lines packages)"
+  else
+    { listed_packages && missing_packages; } | awk '!seen[$0]++' >"$STATE/lists/$list.new"
+    mv -f "$STATE/lists/$list.new" "$STATE/lists/$list"
+  fi
 }
 
 # fetch_packages: the packages, the metadata and the keys into the cache, laid out as the repository.
@@ -48,7 +71,7 @@ fetch_packages() {
 own_directories() {
   local directory
   while read -r directory; do
-    [ -d "$directory" ] || record dir "${directory%/}"
+    [ -d "$directory" ] || record_before packages dir "${directory%/}"
   done < <(role_packages | sed "s|^|$CACHE/|" | xargs -d '\n' rpm -qp --nosignature --qf '[%{DIRNAMES}\n]' 2>/dev/null | sort -u)
 }
 
@@ -119,17 +142,6 @@ package_command() {
     options+=(--setopt=install_weak_deps=False --setopt="module_platform_id=platform:$HOST_OS")
   fi
   supervise 600 'installing packages' "$manager" "${options[@]}" "$@"
-}
-
-# record_packages: those that no earlier run put on its list: a package that was removed by hand and comes back is of the
-# first list, where it goes together with what needs it.
-record_packages() {
-  local list fresh
-  fresh=$(missing_packages)
-  while read -r list; do
-    fresh=$(grep -Fxv -f "$STATE/lists/$list" <<<"$fresh" || true)
-  done < <(awk -F'\t' '$1 == "packages" { print $2 }' "$STATE/journal" 2>/dev/null || true)
-  [ -z "$fresh" ] || record packages "$(keep_lines packages <<<"$fresh")"
 }
 
 # offer_packages: the local repository, ready to install from; everything that its packages will change is recorded.

@@ -15,6 +15,8 @@ CGROUP_DRIVER=systemd   # or cgroupfs: the runtime's and the kubelet's
 #   fixed_driver              the cgroup driver that the host's own configuration asks for; empty if none does
 #   note_host                 remembers, before packages, what of it is here
 #   configure                 configures and starts it
+#   answers                   whether it does
+#   stale                     whether the one that runs is not the one that is installed
 #   complete_images           "reference digest" of the role's images that are here, whole
 #   fetch_images LINE…        "digest reference" lines: what can be fetched for all of them together
 #   get_image DIGEST REF      brings one; says why and returns 1 if it cannot

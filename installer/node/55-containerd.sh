@@ -4,6 +4,7 @@
 
 CONTAINERD_SOCKET=/run/containerd/containerd.sock
 CONTAINERD_CA=/etc/containerd/kubecarry-ca.pem
+CONTAINERD_HOSTS=/etc/containerd/certs.d # where it is said which server to pull from
 
 containerd_programs() { printf 'containerd'; }
 containerd_packages() { printf 'containerd(\\.io)?-'; }
@@ -45,7 +46,7 @@ END
 # a [host] table alone would only come before it, and a file without one is refused, which leads upstream again.
 registry_hosts() {
   local ca='' server
-  [ -z "${SERVER_CA:-}" ] || printf -v ca 'ca = "%s"\n' $CONTAINERD_CA
+  [ -z "${SERVER_CA:-}" ] || printf -v ca 'ca = "%s"\n' "$CONTAINERD_CA"
   printf 'server = "%s"\n%s' "$SERVER" "$ca"
   while read -r server; do # in this order, the next where one fails
     printf '\n[host."%s"]\n  capabilities = ["pull", "resolve"]\n%s' "$server" "${ca:+  $ca}"
@@ -59,13 +60,20 @@ containerd_configure() {
   restart=$CHANGED
   [ -z "${SERVER_CA:-}" ] || put_file 0644 $CONTAINERD_CA <<<"$SERVER_CA"
   for registry in $REGISTRIES _default; do
-    registry_hosts | put_file 0644 "/etc/containerd/certs.d/$registry/hosts.toml" # read at each pull: needs no restart
+    registry_hosts | put_file 0644 "$CONTAINERD_HOSTS/$registry/hosts.toml" # read at each pull: needs no restart
   done
   configure_crictl
   bypass_proxy containerd
   [ $CHANGED = 0 ] || restart=1
   start_unit containerd "$restart"
   wait_for 60 containerd ctr version || die $E_ENVIRONMENT "containerd does not answer at $CONTAINERD_SOCKET" 'see: journalctl -u containerd'
+}
+
+containerd_answers() { timeout 10 ctr version; }
+
+containerd_stale() {
+  timeout 10 ctr version 2>/dev/null </dev/null | awk '
+    $1 == "Version:" || $1 == "Revision:" { if ($1 in first && first[$1] != $2) stale = 1; first[$1] = $2 } END { exit !stale }'
 }
 
 ctr_images() { ctr -n k8s.io images "$@" </dev/null; }
@@ -83,7 +91,7 @@ containerd_get_image() {
   by_digest=${ref%:*}@$digest
   clock
   begun=$NOW
-  until output=$(ctr_images pull --hosts-dir /etc/containerd/certs.d --platform "linux/$HOST_ARCH" "$by_digest" 2>&1); do
+  until output=$(ctr_images pull --hosts-dir "$CONTAINERD_HOSTS" --platform "linux/$HOST_ARCH" "$by_digest" 2>&1); do
     clock
     if [ $(((NOW - begun) / 100)) -ge $FETCH_PATIENCE ]; then
       printf 'error: %s (%s) could not be pulled from %s: %s\n' "$ref" "$digest" "$SERVER" "$(tail -n 1 <<<"$output")" >&2

@@ -111,6 +111,16 @@ docker_note_unit() {
   recorded unit "$1" || record unit "$1" absent inactive
 }
 
+docker_answers() { timeout 20 docker info; }
+
+# docker_stale: one that ran before us is not ours to restart.
+docker_stale() {
+  local versions
+  [ "$(state_get docker-ran)" != yes ] || return 1
+  versions=$(timeout 20 docker version --format '{{.Client.Version}} {{.Server.Version}}' 2>/dev/null </dev/null) || return 1
+  [ "${versions% *}" != "${versions#* }" ]
+}
+
 docker_enable() {
   ! systemctl is-enabled -q docker.service 2>/dev/null </dev/null || return 0
   record enabled docker.service

@@ -38,12 +38,11 @@ status_units() {
 }
 
 status_packages() {
-  local list name
-  while read -r list; do
-    while read -r name; do
-      rpm -q "$name" >/dev/null 2>&1 || differs "package $name is not installed any more"
-    done <"$STATE/lists/$list"
-  done < <(awk -F'\t' '$1 == "packages" { print $2 }' "$STATE/journal")
+  local name
+  while read -r name; do
+    rpm -q "$name" >/dev/null 2>&1 || differs "package $name is not installed any more"
+  done < <(listed_packages | awk '{ name = $0; sub(/-[^-]*-[^-]*$/, "", name); arch = $0; sub(/.*\./, "", arch); last[name "." arch] = $0 }
+    END { for (one in last) print last[one] }' | sort)
   tell versions "kubelet $(kubelet_version), $(runtime version)"
   [ "$(kubelet_version)" = "$(state_get version)" ] || differs "kubelet is not the $(state_get version) installed"
 }
@@ -145,6 +144,7 @@ status_node() {
   replica=$(state_get replica)
   tell node "$NODE_NAME ($NODE_ADDRESS), $(state_get role)${replica:+ (further)}, Kubernetes $(state_get version), from $(state_get server)"
   tell steps "$(sed -n 's/^step-//p' "$STATE/state" | awk -F= '{ printf "%s%s %s", s, $1, $2; s = ", " }')"
+  [ -z "$(state_get upgrading)" ] || differs "the upgrade to $(state_get upgrading) is unfinished (it was at: $(state_get upgrade-step)): run the verb upgrade again"
   status_packages
   status_units
   status_images

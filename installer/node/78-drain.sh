@@ -5,12 +5,14 @@
 UNMOVED=''  # pods that are to move and are still there: "namespace/name (why)" a line
 REFUSAL=''  # why the last eviction was refused
 
-# A pod a line: namespace, name, uid, kind of its controller (or -), emptyDir (or -), leaving (or -).
+# A pod a line: namespace, name, uid, kind of its controller (or -), emptyDir (or -), leaving (or -), the controller's uid
+# (or -), Ready (True, False, Unknown).
 # shellcheck disable=SC2016 # they are Go's variables
-POD_LINES='{{range .items}}{{if not (or (eq .status.phase "Succeeded") (eq .status.phase "Failed"))}}{{$owner := "-"}}{{$local := "-"}}
-{{- range .metadata.ownerReferences}}{{if .controller}}{{$owner = .kind}}{{end}}{{end}}
+POD_LINES='{{range .items}}{{if not (or (eq .status.phase "Succeeded") (eq .status.phase "Failed"))}}{{$owner := "-"}}{{$by := "-"}}{{$local := "-"}}{{$ready := "Unknown"}}
+{{- range .metadata.ownerReferences}}{{if .controller}}{{$owner = .kind}}{{$by = .uid}}{{end}}{{end}}
+{{- range .status.conditions}}{{if eq .type "Ready"}}{{$ready = .status}}{{end}}{{end}}
 {{- range .spec.volumes}}{{range $kind, $_ := .}}{{if eq $kind "emptyDir"}}{{$local = "emptyDir"}}{{end}}{{end}}{{end}}
-{{- .metadata.namespace}} {{.metadata.name}} {{.metadata.uid}} {{$owner}} {{$local}} {{if .metadata.deletionTimestamp}}leaving{{else}}-{{end}}
+{{- .metadata.namespace}} {{.metadata.name}} {{.metadata.uid}} {{$owner}} {{$local}} {{if .metadata.deletionTimestamp}}leaving{{else}}-{{end}} {{$by}} {{$ready}}
 {{end}}{{end}}'
 
 # pods_to_move NODE: its running pods but those that belong to it: static ones, and those of DaemonSets.
@@ -62,18 +64,34 @@ evict() {
   return 1
 }
 
-# evict_all NODE: asks for each pod that is to move, once; sets UNMOVED.
+# replaced NAMESPACE CONTROLLER LIST: whether the controller's pods elsewhere are all Ready. Not every workload has a
+# budget (the cluster's DNS has none): of pods of one controller the next goes when the last one's successor has come.
+replaced() {
+  [ "$(grep -cF " $2 " <<<"$3")" -gt 1 ] || return 0
+  kube get pods -n "$1" -o "go-template=$POD_LINES" 2>/dev/null | awk -v by="$2" -v here="$3" '
+    BEGIN { n = split(here, lines, "\n"); for (i = 1; i <= n; i++) { split(lines[i], one, " "); mine[one[3]] } }
+    $7 == by && !($3 in mine) && $6 != "leaving" && $8 != "True" { waits = 1 } END { exit waits }'
+}
+
+# evict_all NODE: asks for each pod that is to move, once, but for one pod of each controller at a time; sets UNMOVED.
 evict_all() {
-  local list api namespace name uid leaving
+  local list api namespace name uid leaving by asked=''
   UNMOVED=''
   if ! list=$(pods_to_move "$1" 2>/dev/null) || ! api=$(eviction_api); then
     UNMOVED='(the API server does not answer)'
     return 0
   fi
-  while read -r namespace name uid _ _ leaving; do
+  while read -r namespace name uid _ _ leaving by _; do
     [ -n "$namespace" ] || continue
     REFUSAL='is ending'
-    [ "$leaving" = leaving ] || evict "$api" "$namespace" "$name" "$uid" || true
+    if [ "$leaving" = leaving ]; then
+      :
+    elif [[ $by != - && "$asked " = *" $by "* ]] || ! replaced "$namespace" "$by" "$list"; then
+      REFUSAL="waits for its like to be Ready elsewhere"
+    else
+      asked="$asked $by"
+      evict "$api" "$namespace" "$name" "$uid" || true
+    fi
     UNMOVED=$UNMOVED${UNMOVED:+, }"$namespace/$name (${REFUSAL:-refused})"
   done <<<"$list"
 }
@@ -105,7 +123,7 @@ drain_node() {
 
 # NAME of a node a line, of those that could take pods over: ready, not cordoned, untainted.
 # shellcheck disable=SC2016 # they are Go's variables
-HOST_LINES='{{range .items}}{{$ready := false}}{{$shut := .spec.unschedulable}}
+HOST_LINES='{{range .items}}{{$ready := false}}{{$shut := false}}{{if .spec.unschedulable}}{{$shut = true}}{{end}}
 {{- range .status.conditions}}{{if and (eq .type "Ready") (eq .status "True")}}{{$ready = true}}{{end}}{{end}}
 {{- range .spec.taints}}{{if ne .effect "PreferNoSchedule"}}{{$shut = true}}{{end}}{{end}}
 {{- if and $ready (not $shut)}}{{.metadata.name}}

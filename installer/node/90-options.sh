@@ -7,7 +7,11 @@ OPT_FIREWALL=open OPT_SWAP=off OPT_TIMEOUT=300 OPT_SINGLE_NODE='' OPT_YES='' OPT
 OPT_ROLE=master OPT_FORCE='' OPT_DELETE_EMPTYDIR='' OPT_RUNTIME='' OPT_CGROUP_DRIVER='' OPT_SEALED=''
 OPT_OBJECT='' # the node to remove, the file to collect into or to save
 OPT_VIP='' OPT_VRID='' OPT_PEERS='' OPT_CERTIFICATE_KEY=''
+<<<<<<< HEAD
 OPT_FROM='' OPT_MEMBERS='' OPT_ETCD_CA='' OPT_ETCD_CERT='' OPT_ETCD_KEY=''
+=======
+OPT_NO_DRAIN='' OPT_FETCH_ONLY=''
+>>>>>>> 1c0c889 (Take a running cluster to a newer bundle, each host by itself and drained by itself)
 
 usage() {
   cat >&2 <<END
@@ -19,6 +23,7 @@ usage: $(deploy_curl) | bash -s VERB [OPTION…]
   join, j [ADDRESS[:PORT]]  join this host to the cluster of that master (port 6443)
   etcd                      make this host a member of an etcd cluster outside Kubernetes
   status                    what is installed here, and what differs from it
+  upgrade, u                take this host to the bundle's version: masters first, one after the other
   token                     on a master: print fresh lines for nodes and further masters
   sealed                    on a node installed with --sealed: what it tried to reach outside
   remove NODE               on a master: drain a node, dead or alive, and take it out of the cluster
@@ -62,6 +67,12 @@ etcd:
 replica, join:
   --token TOKEN             required
   --ca-cert-hash HASH       sha256:…; without it the master's identity is not checked
+upgrade:
+  --fetch-only              fetch packages and images, change nothing else
+  --no-drain                leave the pods on the node; they run on while its kubelet is restarted
+  --force                   evict pods, too, that no controller makes again
+  --delete-emptydir-data    evict pods, too, that keep data in emptyDir volumes
+  --ignore, --timeout       as above; --timeout for draining, too
 remove:
   --force                   evict pods that no controller would make again
   --delete-emptydir-data    evict pods that keep data on the node
@@ -137,6 +148,7 @@ allowed_options() {
     etcd) printf '%s' '--members --from --firewall --ignore --timeout' ;;
     restore) printf '%s' "$node --yes --single-node" ;;
     backup | renew) printf '%s' '--timeout' ;;
+    upgrade) printf '%s' '--ignore --timeout --no-drain --force --delete-emptydir-data --fetch-only' ;;
     down) printf '%s' '--yes --keep-packages' ;;
   esac
 }
@@ -172,8 +184,13 @@ parse() {
     m) VERB='master' ;;
     r) VERB='replica' ;;
     j) VERB='join' ;;
+    u) VERB='upgrade' ;;
     d) VERB='down' ;;
+<<<<<<< HEAD
     preflight | master | replica | join | status | sealed | token | remove | collect | etcd | backup | restore | certificates | renew | down) VERB=$1 ;;
+=======
+    preflight | master | replica | join | status | sealed | upgrade | token | remove | collect | backup | restore | certificates | renew | down) VERB=$1 ;;
+>>>>>>> 1c0c889 (Take a running cluster to a newer bundle, each host by itself and drained by itself)
     help | -h | --help)
       usage
       exit 0
@@ -194,8 +211,10 @@ parse() {
       --sealed) OPT_SEALED=1 ;;
       --keep-packages) OPT_KEEP_PACKAGES=1 ;;
       --force) OPT_FORCE=1 ;;
+      --no-drain) OPT_NO_DRAIN=1 ;;
+      --fetch-only) OPT_FETCH_ONLY=1 ;;
       --delete-emptydir-data) OPT_DELETE_EMPTYDIR=1 ;;
-      --single-node=* | --sealed=* | --yes=* | --keep-packages=* | --force=* | --delete-emptydir-data=*) misuse "$name takes no value" ;;
+      --single-node=* | --sealed=* | --yes=* | --keep-packages=* | --force=* | --delete-emptydir-data=* | --no-drain=* | --fetch-only=*) misuse "$name takes no value" ;;
       --*=*) set_option "$name" "${1#*=}" ;;
       -*)
         [ $# -gt 1 ] || misuse "$name needs a value"

@@ -19,6 +19,7 @@ remember() {
   state_set address "$NODE_ADDRESS"
   state_set version "$KUBERNETES_VERSION"
   state_set server "$SERVER"
+  state_set sums "$SUMS_SHA256"
   state_set pods "$POD_SUBNET"
   state_set services "$SERVICE_SUBNET"
   state_set etcd-endpoints "$ETCD_ENDPOINTS"

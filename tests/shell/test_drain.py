@@ -40,7 +40,12 @@ def asked(shell: Shell) -> list[str]:
 
 
 def test_pods_that_may_move_are_evicted_and_those_of_the_node_stay(shell: Shell) -> None:
-    pods(shell, "shop web-1 u1 ReplicaSet - -", "kube-system etcd-a u2 Node - -", "kube-system proxy u3 DaemonSet - -")
+    pods(
+        shell,
+        "shop web-1 u1 ReplicaSet - - r1 True",
+        "kube-system etcd-a u2 Node - - n1 True",
+        "kube-system proxy u3 DaemonSet - - d1 True",
+    )
     shell.out(f"{KUBE}{MOVES}drain_node node2 5")
     evictions = (shell.state / "evictions").read_text()
     assert '"namespace":"shop","name":"web-1"},"deleteOptions":{"preconditions":{"uid":"u1"}}' in evictions
@@ -51,8 +56,31 @@ def test_pods_that_may_move_are_evicted_and_those_of_the_node_stay(shell: Shell)
     assert shell.out("state_get cordoned") == "node2\n"
 
 
+def test_of_one_controller_the_next_pod_goes_when_the_last_one_s_successor_is_ready(shell: Shell) -> None:
+    """Both of the cluster's DNS servers may be on the node that is drained, and they have no budget."""
+    pods(shell, "sys dns-1 u1 ReplicaSet - - r1 True", "sys dns-2 u2 ReplicaSet - - r1 True")
+    elsewhere = """eval "$(declare -f kube | sed '1s/kube/answering/')"
+        kube() {
+          if [[ $* = 'get pods -n sys '* ]]; then cat $STATE/pods $STATE/elsewhere; else answering "$@"; fi
+        }
+        answer() { sed -i "s/\\(dns-1 u1 ReplicaSet -\\) -/\\1 leaving/" $STATE/pods; }
+        """
+    (shell.state / "elsewhere").write_text("sys dns-3 u3 ReplicaSet - - r1 False\n")
+    shell.out(f"{KUBE}{elsewhere}evict_all node1; evict_all node1")
+    assert not (shell.state / "evictions").exists(), "a successor is not Ready"
+    (shell.state / "elsewhere").write_text("")
+    told = shell.out(f"{KUBE}{elsewhere}evict_all node1; echo $UNMOVED")
+    assert told == "sys/dns-1 (is ending), sys/dns-2 (waits for its like to be Ready elsewhere)\n"
+    (shell.state / "elsewhere").write_text("sys dns-3 u3 ReplicaSet - - r1 False\n")
+    shell.out(f"{KUBE}{elsewhere}evict_all node1")
+    assert '"dns-2"' not in (shell.state / "evictions").read_text()
+    (shell.state / "elsewhere").write_text("sys dns-3 u3 ReplicaSet - - r1 True\n")
+    shell.out(f"{KUBE}{elsewhere}evict_all node1")
+    assert '"dns-2"' in (shell.state / "evictions").read_text()
+
+
 def test_a_budget_that_does_not_give_way_is_named_and_the_node_takes_pods_again(shell: Shell) -> None:
-    pods(shell, "shop web-1 u1 ReplicaSet - -")
+    pods(shell, "shop web-1 u1 ReplicaSet - - r1 True")
     done = shell.run(f"{KUBE}{BUDGET}drain_node node2 2")
     assert done.returncode == 7
     assert "node2 could not be drained in 2 s: shop/web-1 (The disruption budget web needs 2 healthy" in done.stderr
@@ -61,7 +89,7 @@ def test_a_budget_that_does_not_give_way_is_named_and_the_node_takes_pods_again(
 
 
 def test_a_pod_that_does_not_end_is_named(shell: Shell) -> None:
-    pods(shell, "shop web-1 u1 ReplicaSet - leaving")
+    pods(shell, "shop web-1 u1 ReplicaSet - leaving r1 True")
     done = shell.run(f"{KUBE}drain_node node2 1")
     assert done.returncode == 7
     assert "shop/web-1 (is ending)" in done.stderr
@@ -71,8 +99,8 @@ def test_a_pod_that_does_not_end_is_named(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("pod", "told", "option"),
     [
-        ("shop bare u1 - - -", "no controller would make again: shop/bare", "OPT_FORCE=1"),
-        ("shop cache u1 ReplicaSet emptyDir -", "emptyDir volumes: shop/cache", "OPT_DELETE_EMPTYDIR=1"),
+        ("shop bare u1 - - - - True", "no controller would make again: shop/bare", "OPT_FORCE=1"),
+        ("shop cache u1 ReplicaSet emptyDir - r1 True", "emptyDir volumes: shop/cache", "OPT_DELETE_EMPTYDIR=1"),
     ],
 )
 def test_what_would_be_lost_is_not_evicted_unasked(shell: Shell, pod: str, told: str, option: str) -> None:
@@ -99,7 +127,7 @@ def test_an_interrupted_drain_still_knows_whose_cordon_it_is(shell: Shell) -> No
 
 
 def test_an_api_server_that_is_away_for_a_while_is_waited_for(shell: Shell) -> None:
-    pods(shell, "shop web-1 u1 ReplicaSet - -")
+    pods(shell, "shop web-1 u1 ReplicaSet - - r1 True")
     away = """eval "$(declare -f kube | sed '1s/kube/answering/')"
         kube() {
           if [[ $* = 'get pods'* ]] && [ "$(grep -c 'get pods' $STATE/asked)" = 1 ]; then

@@ -159,7 +159,7 @@ def test_a_package_that_comes_back_stays_on_the_list_that_it_was_on(shell: Shell
     assert len(shell.journal) == 1
     shell.out("missing_packages() { printf 'socat-1\nkubectl-2\n'; }; record_packages")
     lists = [(shell.state / "lists" / line.split("\t")[1]).read_text() for line in shell.journal]
-    assert lists == ["kubelet-1\nsocat-1\n", "kubectl-2\n"]
+    assert lists == ["kubelet-1\nsocat-1\nkubectl-2\n"]
 
 
 def test_what_a_killed_rpm_left_half_unpacked_goes_with_the_packages(shell: Shell) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -28,6 +30,23 @@ def start() -> Path:
         raise LabError("nothing is built yet: python -m tests.lab.upstream build")
     servers.start()
     return write_mirrors()
+
+
+@contextmanager
+def beside(version: str, place: Path) -> Iterator[Path]:
+    """Have an upstream of another patch level (like `v1.20.3`) beside the usual one while the block runs.
+
+    Yields the path of its own mirrors.yaml, in place, where its registry logs too. LabError says what failed.
+    """
+    with lock("build"):
+        files, data = site((version,)), registry_data((version,))
+    with servers.registry_over(data.path / "data", place) as address:
+        registries = {ref.split("/")[0] for ref in catalog(version)}
+        where = {name: f"http://{address}/{name}" for name in sorted(registries)}
+        where.update({f"https://{host.name}": str(host) for host in sorted(files.path.iterdir())})
+        path = place / "mirrors.yaml"
+        path.write_text(yaml.safe_dump({"mirrors": where}))
+        yield path
 
 
 def mirrors() -> dict[str, str]:

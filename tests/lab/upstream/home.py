@@ -120,6 +120,11 @@ def step(name: str, inputs: Sequence[object], make: Callable[[Path], None]) -> B
     return Built(final, key)
 
 
+def of_versions(name: str, versions: Sequence[str]) -> str:
+    """Return the name of a step that versions of Kubernetes go into: each set has its own, and undoes no other."""
+    return name if tuple(versions) == ("v1.20.2",) else f"{name}-{'-'.join(versions)}"
+
+
 def debian_versions(*packages: str) -> list[str]:
     """Return `name version` of each Debian package, sorted; LabError names those that are not installed."""
     form = "${Package} ${Version} ${db:Status-Status}\n"

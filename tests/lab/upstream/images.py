@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import oci
-from .home import HERE, Built, debian_versions, run, step
+from .home import HERE, Built, debian_versions, of_versions, run, step
 from .kube import binaries
 from .servers import temporary_registry
 from .standins import standins
@@ -59,7 +59,7 @@ def registry_data(versions: Sequence[str] = ("v1.20.2",)) -> Built:
     layers = {(name, v): layer(name, v) for v in versions for one in catalog(v).values() for name in one.layers}
     versioned = {ref: v for v in versions for ref in catalog(v)}
     inputs = [images, *layers.values(), HERE / "oci.py", Path(__file__)]
-    return step("registry", inputs, lambda out: _push(out, images, layers, versioned))
+    return step(of_versions("registry", versions), inputs, lambda out: _push(out, images, layers, versioned))
 
 
 def layer(name: str, version: str) -> Built:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .home import EPOCH, HERE, Built, debian_versions, run, step
+from .home import EPOCH, HERE, Built, debian_versions, of_versions, run, step
 from .keys import gpg_words, keys, stop_agent, user_id
 from .kube import binaries
 from .standins import standins
@@ -122,9 +122,10 @@ def repository(repo_id: str, version: str = "v1.20.2", extra: Sequence[str] = ()
     """
     repo = REPOS[repo_id]
     built = [_package(p, repo.vendor, v) for p in repo.packages for v in _versions(p, version, extra)]
-    return step(
-        f"repos/{repo_id}", [*built, repo.compression, keys(), Path(__file__)], lambda out: _publish(repo, built, out)
-    )
+    name = f"repos/{repo_id}"
+    if any("kube" in p.needs for p in repo.packages):
+        name = of_versions(name, (version, *extra))
+    return step(name, [*built, repo.compression, keys(), Path(__file__)], lambda out: _publish(repo, built, out))
 
 
 def _versions(package: Rpm, version: str, extra: Sequence[str]) -> list[str]:

@@ -105,12 +105,19 @@ def accesses(server: str) -> list[dict[str, object]]:
 def temporary_registry(data: Path) -> Iterator[str]:
     """Run a writable registry over the directory data while the block runs; yields its address, HOST:PORT."""
     data.mkdir(parents=True)
+    with registry_over(data, data.parent, readonly=False) as address:
+        yield address
+
+
+@contextmanager
+def registry_over(data: Path, place: Path, readonly: bool = True) -> Iterator[str]:
+    """Run a registry on a free port while the block runs, its files in place; yields its address, HOST:PORT."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    config = data.with_name("registry.yml")
-    config.write_text(_registry_config(data, {"addr": address}, readonly=False))
-    process = launch(["docker-registry", "serve", config], data.with_name("registry.log"))
+    config = place / "registry.yml"
+    config.write_text(_registry_config(data, {"addr": address}, readonly=readonly))
+    process = launch(["docker-registry", "serve", config], place / "registry.log")
     try:
         if not until(lambda: _answers(f"http://{address}/v2/"), 10):
             raise LabError(f"docker-registry did not start: see {data.with_name('registry.log')}")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from .home import HERE, Built, step
+from .home import HERE, Built, of_versions, step
 from .keys import keys
 from .kube import binaries
 from .rpms import REPOS, repository
@@ -25,7 +25,7 @@ def site(versions: Sequence[str] = ("v1.20.2",)) -> Built:
     kube = {v: binaries(v) for v in versions}
     repos = {name: repository(name, versions[0], versions[1:]) for name in REPOS}
     inputs = [list(versions), *kube.values(), *repos.values(), keys(), HERE / "files", Path(__file__)]
-    return step("site", inputs, lambda out: _fill(out, kube, repos))
+    return step(of_versions("site", versions), inputs, lambda out: _fill(out, kube, repos))
 
 
 def _fill(out: Path, kube: dict[str, Built], repos: dict[str, Built]) -> None:
