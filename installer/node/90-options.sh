@@ -7,11 +7,8 @@ OPT_FIREWALL=open OPT_SWAP=off OPT_TIMEOUT=300 OPT_SINGLE_NODE='' OPT_YES='' OPT
 OPT_ROLE=master OPT_FORCE='' OPT_DELETE_EMPTYDIR='' OPT_RUNTIME='' OPT_CGROUP_DRIVER='' OPT_SEALED=''
 OPT_OBJECT='' # the node to remove, the file to collect into or to save
 OPT_VIP='' OPT_VRID='' OPT_PEERS='' OPT_CERTIFICATE_KEY=''
-<<<<<<< HEAD
 OPT_FROM='' OPT_MEMBERS='' OPT_ETCD_CA='' OPT_ETCD_CERT='' OPT_ETCD_KEY=''
-=======
 OPT_NO_DRAIN='' OPT_FETCH_ONLY=''
->>>>>>> 1c0c889 (Take a running cluster to a newer bundle, each host by itself and drained by itself)
 
 usage() {
   cat >&2 <<END
@@ -186,11 +183,7 @@ parse() {
     j) VERB='join' ;;
     u) VERB='upgrade' ;;
     d) VERB='down' ;;
-<<<<<<< HEAD
-    preflight | master | replica | join | status | sealed | token | remove | collect | etcd | backup | restore | certificates | renew | down) VERB=$1 ;;
-=======
-    preflight | master | replica | join | status | sealed | upgrade | token | remove | collect | backup | restore | certificates | renew | down) VERB=$1 ;;
->>>>>>> 1c0c889 (Take a running cluster to a newer bundle, each host by itself and drained by itself)
+    preflight | master | replica | join | status | sealed | upgrade | token | remove | collect | etcd | backup | restore | certificates | renew | down) VERB=$1 ;;
     help | -h | --help)
       usage
       exit 0

@@ -20,15 +20,9 @@ def run_check(shell: Shell, check: str, given: str = "", role: str = "master") -
     return [x[2:] for x in lines if x[0] == "F"], [x[2:] for x in lines if x[0] == "C"]
 
 
-<<<<<<< HEAD
-def table() -> list[tuple[str, str]]:
-    text = (PARTS / "30-preflight.sh").read_text()
-    return re.findall(r"^(all|any|etcd|master|node|first|replica|joins) +([a-z-]+)$", text, re.M)
-=======
 def table(part: str = "30-preflight.sh") -> list[tuple[str, str]]:
     text = (PARTS / part).read_text()
-    return re.findall(r"^(any|master|node|first|replica|joins) +([a-z-]+)$", text, re.M)
->>>>>>> 1c0c889 (Take a running cluster to a newer bundle, each host by itself and drained by itself)
+    return re.findall(r"^(all|any|etcd|master|node|first|replica|joins) +([a-z-]+)$", text, re.M)
 
 
 def test_every_check_of_the_table_is_there_and_every_check_is_in_the_table() -> None:
