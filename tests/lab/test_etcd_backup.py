@@ -167,13 +167,13 @@ def test_renewed_certificates_are_used_by_all(site: Site) -> None:
 def expired(node: Node) -> bytes:
     """A certificate and key of the node's kubelet, signed by the cluster, which ended yesterday."""
     pki = node.dir / "upper/etc/kubernetes/pki"
-    authority = x509.load_pem_x509_certificate((pki / "ca.crt").read_bytes())
     signer = serialization.load_pem_private_key((pki / "ca.key").read_bytes(), None)
     assert isinstance(signer, rsa.RSAPrivateKey)
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.timezone.utc)
-    names = [(NameOID.ORGANIZATION_NAME, "system:nodes"), (NameOID.COMMON_NAME, f"system:node:{node.name}")]
+    names = ((NameOID.ORGANIZATION_NAME, "system:nodes"), (NameOID.COMMON_NAME, f"system:node:{node.name}"))
+    authority = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kubernetes")])
     builder = x509.CertificateBuilder(
-        authority.subject, x509.Name([x509.NameAttribute(*name) for name in names]), key.public_key(), 4711,
+        authority, x509.Name([x509.NameAttribute(*name) for name in names]), key.public_key(), 4711,
         now - datetime.timedelta(days=300), now - datetime.timedelta(days=1),
     )  # fmt: skip
     client = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])

@@ -8,9 +8,14 @@ import json
 import subprocess
 import tarfile
 from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from .stream import Shell
 
@@ -168,6 +173,27 @@ def test_a_certificate_is_found_inside_a_kubeconfig(shell: Shell, tmp_path: Path
     packed = subprocess.run(["base64", "-w0", tmp_path / "a.crt"], check=True, capture_output=True, text=True).stdout
     (tmp_path / "admin.conf").write_text(f"users:\n- user:\n    client-certificate-data: {packed}\n")
     assert shell.out(f"days_left {tmp_path}/admin.conf") in ("49", "50")
+
+
+@pytest.mark.parametrize(("days", "renewed"), [(-1, True), (1, False)])
+def test_only_a_kubelet_whose_certificate_expired_is_given_one(
+    shell: Shell, tmp_path: Path, days: int, renewed: bool
+) -> None:
+    """kubeadm is a stub that says what it was asked; the lab has the real one."""
+    shell.stub("kubeadm", f'echo "$*" >{tmp_path}/asked; echo new >{tmp_path}/kubelet.conf')
+    now, key = datetime.now(timezone.utc), ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
+    span = (now - timedelta(days=9), now + timedelta(days=days, hours=1 if days < 0 else 0))
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, *span).sign(key, hashes.SHA256())
+    (tmp_path / "kubelet-client-1.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (tmp_path / "kubelet-client-current.pem").symlink_to("kubelet-client-1.pem")
+    (tmp_path / "kubelet.conf").write_text("old\n")
+    places = f"KUBELET_CLIENT={tmp_path}/kubelet-client-current.pem KUBELET_CONF={tmp_path}/kubelet.conf"
+    shell.out(f"{places}; renew_kubelet /some/config")
+    assert (tmp_path / "kubelet.conf").read_text() == ("new\n" if renewed else "old\n")
+    assert (tmp_path / "kubelet-client-1.pem").exists() is not renewed
+    if renewed:
+        assert (tmp_path / "asked").read_text() == "init phase kubeconfig kubelet --config=/some/config\n"
 
 
 def test_manifests_that_a_stop_held_come_back(shell: Shell, tmp_path: Path) -> None:
