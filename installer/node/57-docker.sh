@@ -26,6 +26,7 @@ docker_says() { timeout 20 docker info 2>/dev/null </dev/null | sed -n "s/^ *$1:
 # the daemon does where they say nothing is cgroupfs, but for cgroup v2.
 docker_fixed_driver() {
   local said
+  if is_ours docker-settings; then return 0; fi # a killed run may not have come to write them
   if docker_active; then
     docker_says 'Cgroup Driver'
   elif [ -s $DOCKER_SETTINGS ] || [ "$(docker_owner)" = theirs ]; then

@@ -124,6 +124,13 @@ def test_containerd_is_not_restarted_under_containers_of_docker(shell: Shell) ->
         assert run_check(shell, "docker", f"{BOUND}; {harmless}")[0] == []
 
 
+def test_a_run_killed_before_its_settings_were_written_is_no_fault(shell: Shell) -> None:
+    given = "NODE_RUNTIME=docker; state_set docker ours; state_set docker-settings ours; docker_containers() { :; }; "
+    for left in ("docker_active() { false; }; docker_owner() { echo theirs; }",
+                 "docker_active() { :; }; timeout() { echo Cgroup Driver: cgroupfs; }"):  # fmt: skip
+        assert run_check(shell, "runtime", given + left)[0] == []
+
+
 def test_docker_that_fits_is_no_fault(shell: Shell) -> None:
     given = "NODE_RUNTIME=docker; docker_owner() { echo theirs; }; docker_active() { :; }; "
     given += "timeout() { echo Cgroup Driver: systemd; }"
