@@ -76,14 +76,18 @@ own_runtime() {
   done
 }
 
-# start_unit UNIT 0|1: enabled and running; restarted for 1, if its configuration changed.
+# start_unit UNIT 0|1 FILE: enabled and running; restarted for 1, if its configuration changed, or if it was not started
+# by us with this one: a run may have been killed between the two.
 start_unit() {
+  local sum
+  sum=$(sha256sum 2>/dev/null <"$3") || sum=none
   enable_unit "$1.service"
   if ! systemctl is-active -q "$1.service" </dev/null; then
     logged systemctl start "$1.service" || die $E_ENVIRONMENT "$1 does not start" "see: journalctl -u $1"
-  elif [ "$2" = 1 ]; then
+  elif [ "$2" = 1 ] || [ "$(state_get "started-$1")" != "${sum%% *}" ]; then
     logged systemctl restart "$1.service" || die $E_ENVIRONMENT "$1 does not start again" "see: journalctl -u $1"
   fi
+  [ "$(state_get "started-$1")" = "${sum%% *}" ] || state_set "started-$1" "${sum%% *}"
 }
 
 # configure_crictl: for whoever looks at the node.

@@ -65,7 +65,7 @@ containerd_configure() {
   configure_crictl
   bypass_proxy containerd
   [ $CHANGED = 0 ] || restart=1
-  start_unit containerd "$restart"
+  start_unit containerd "$restart" /etc/containerd/config.toml
   wait_for 60 containerd ctr version || die $E_ENVIRONMENT "containerd does not answer at $CONTAINERD_SOCKET" 'see: journalctl -u containerd'
 }
 

@@ -94,7 +94,7 @@ docker_start() {
     docker_enable
   else
     for unit in containerd.service docker.socket docker.service; do docker_note_unit $unit; done
-    start_unit docker "$1"
+    start_unit docker "$1" $DOCKER_SETTINGS
   fi
   wait_for 60 docker docker info || die $E_ENVIRONMENT 'docker does not answer' 'see: journalctl -u docker'
   driver=$(docker_says 'Cgroup Driver')

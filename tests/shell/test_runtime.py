@@ -173,6 +173,21 @@ def test_what_came_with_us_is_stopped_again_whatever_its_package_did(shell: Shel
     assert "restart docker.service" in (shell.directory / "calls").read_text()
 
 
+def test_a_unit_is_restarted_once_for_a_configuration_even_if_a_kill_came_between(shell: Shell, tmp_path: Path) -> None:
+    """`systemctl` is a stub: the unit is active and enabled already."""
+    shell.stub("systemctl", f"case $1 in start|restart) echo $1 >>{tmp_path}/calls ;; esac")
+    (tmp_path / "config").write_text("one")
+    calls = tmp_path / "calls"
+    start = f"start_unit it 0 {tmp_path}/config; "
+    shell.out(start + start)  # written by a run that was killed then: nothing changes in this one
+    assert calls.read_text() == "restart\n"
+    shell.out(f"start_unit it 1 {tmp_path}/config; {start}")
+    assert calls.read_text() == "restart\nrestart\n"
+    (tmp_path / "config").write_text("two")
+    shell.out(start + start)
+    assert calls.read_text() == "restart\nrestart\nrestart\n"
+
+
 @pytest.mark.parametrize(("units", "told"), [("docker kubelet", []), ("docker kubelet containerd", ["containerd"])])
 def test_status_asks_for_the_units_that_there_are(shell: Shell, units: str, told: list[str]) -> None:
     """`systemctl` is a stub: everything is active and enabled but containerd, which an old Docker has no unit for."""
