@@ -206,6 +206,7 @@ def _node(selection: Selection, images: Sequence[CarriedImage], body: Mapping[st
     applied = [addon for addon in selection.addons if addon.kind == "addon"]
     return {
         "RELEASE": release.release,
+        "METHOD": release.method,
         "KUBERNETES_VERSION": release.kubernetes,
         "KUBEADM_API": release.kubeadm_api,
         "IMAGE_REPOSITORY": release.image_repository,

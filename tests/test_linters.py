@@ -17,7 +17,7 @@ BIN = Path(sysconfig.get_path("scripts"))
 PARTS = sorted((PROJECT / "installer/node").glob("*.sh"))
 SCRIPTS = sorted(path for top in ("tests", "bench", ".ci") for path in (PROJECT / top).rglob("*") if
                  path.suffix == ".sh" or path.parent.name == ".ci")
-SETTINGS = ("RELEASE", "KUBERNETES_VERSION", "KUBEADM_API", "IMAGE_REPOSITORY", "PAUSE_IMAGE", "POD_SUBNET",
+SETTINGS = ("RELEASE", "METHOD", "KUBERNETES_VERSION", "KUBEADM_API", "IMAGE_REPOSITORY", "PAUSE_IMAGE", "POD_SUBNET",
             "SERVICE_SUBNET", "RUNTIME", "BUNDLE_HOSTS", "BUNDLE_ARCHES", "REGISTRIES", "NETWORK_ADDON",
             "NETWORK_MANIFESTS", "ADDON_MANIFESTS", "MANIFEST_REPLACE")
 

@@ -2,8 +2,10 @@
 # Checks of what was here before us, and, for join, of the master and the token.
 
 check_release() {
-  case ${RUNTIME:-}:${KUBEADM_API:-} in
-    containerd:kubeadm.k8s.io/v1beta[234] | docker:kubeadm.k8s.io/v1beta[234]) ;;
+  case ${METHOD:-kubeadm}:${RUNTIME:-}:${KUBEADM_API:-} in
+    packages:docker:) ;;
+    kubeadm:containerd:kubeadm.k8s.io/v1beta[234] | kubeadm:docker:kubeadm.k8s.io/v1beta[234]) ;;
+    kubeadm:docker:kubeadm.k8s.io/v1alpha1) ;;
     *) fault "deploy.sh cannot install this release by itself (runtime ${RUNTIME:-none}, kubeadm API ${KUBEADM_API:-none})" \
       "its packages and images can be used by hand: $SERVER/packages/ and $SERVER/v2/" ;;
   esac

@@ -75,10 +75,11 @@ undo_group() {
   [ -n "${members##*:}" ] || groupdel "$1"
 }
 
-# docker_configure: a daemon that was here keeps its settings, and so does one that finds some.
+# docker_configure: a daemon that was here keeps its settings, and so does one that finds some; so does EL's own, whose
+# unit has them as options, and refuses to start if they are said twice.
 docker_configure() {
   local restart=0
-  if is_ours docker-settings; then
+  if ! services && is_ours docker-settings; then
     put_file 0644 $DOCKER_SETTINGS <<<"$(docker_settings)"
     restart=$CHANGED
   fi

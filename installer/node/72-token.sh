@@ -3,13 +3,34 @@
 
 # usable_token: one that the cluster has and that can be joined with for an hour at least; nothing if there is none.
 usable_token() {
+  ! services || return 0
   kubeadm --kubeconfig=$ADMIN_CONF token list 2>/dev/null </dev/null |
     awk 'NR > 1 && $2 ~ /^([0-9]+[hdy].*|<forever>)$/ && /authentication,signing/ && /default-node-token/ { print $1; exit }' || true
 }
 
-# create_token: prints a new one, good for 24 h.
+# create_token [TOKEN]: makes it, or a new one, good for 24 h, and prints it.
 create_token() {
-  kubeadm --kubeconfig=$ADMIN_CONF token create --ttl 24h 2>>"$LOG_SINK" </dev/null
+  if services; then
+    create_service_token "${1:-$(new_token)}"
+  else
+    kubeadm --kubeconfig=$ADMIN_CONF token create ${1:+"$1"} --ttl 24h 2>>"$LOG_SINK" </dev/null
+  fi
+}
+
+# has_token TOKEN: whether the cluster knows it.
+has_token() {
+  ! services && grep -q "^$1 " <<<"$(kubeadm --kubeconfig=$ADMIN_CONF token list 2>/dev/null </dev/null)"
+}
+
+# master_token: the token to print: the one asked for, one that still works, or a new one.
+master_token() {
+  local token=$OPT_TOKEN
+  if [ -z "$token" ]; then
+    token=$(usable_token)
+  elif ! has_token "$token"; then
+    create_token "$token" >/dev/null
+  fi
+  printf '%s' "${token:-$(create_token)}"
 }
 
 own_ca_hash() { ca_hash </etc/kubernetes/pki/ca.crt; }

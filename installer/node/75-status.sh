@@ -25,10 +25,12 @@ changed_files() {
 }
 
 status_units() {
-  local unit state main
-  for unit in $(runtime programs) kubelet; do
+  local unit state main units
+  units="$(runtime programs) kubelet"
+  ! services || units=$(service_units)
+  for unit in $units; do
     # What Docker is made of besides, it starts itself, and an old one has no unit for.
-    case $unit in "$NODE_RUNTIME" | kubelet) main=1 ;; *) main='' ;; esac
+    case $unit in containerd) [ "$NODE_RUNTIME" = containerd ] && main=1 || main='' ;; *) main=1 ;; esac
     [ -n "$main" ] || systemctl cat "$unit.service" >/dev/null 2>&1 </dev/null || continue
     state=$(systemctl is-active "$unit" 2>/dev/null </dev/null || true)
     tell service "$unit ${state:-absent}"
@@ -43,8 +45,8 @@ status_packages() {
     rpm -q "$name" >/dev/null 2>&1 || differs "package $name is not installed any more"
   done < <(listed_packages | awk '{ name = $0; sub(/-[^-]*-[^-]*$/, "", name); arch = $0; sub(/.*\./, "", arch); last[name "." arch] = $0 }
     END { for (one in last) print last[one] }' | sort)
-  tell versions "kubelet $(kubelet_version), $(runtime version)"
-  [ "$(kubelet_version)" = "$(state_get version)" ] || differs "kubelet is not the $(state_get version) installed"
+  tell versions "$(component_version), $(runtime version)"
+  [[ $(component_version) == *" $(state_get version)" ]] || differs "$(component_version) is not the $(state_get version) installed"
 }
 
 # status_images: of the role, while there is a runtime to ask.
@@ -112,6 +114,8 @@ status_cluster() {
   if ! api_healthy >/dev/null 2>&1; then
     differs 'the API server does not answer'
     [ ! -d $HELD ] || differs 'an interrupted renew or restore stopped the control plane: run the same line again'
+  elif services && [ "$(state_get role)" = master ]; then
+    tell cluster 'the API server answers; a master of services is no node'
   elif node_ready; then
     tell cluster "$NODE_NAME is Ready"
   else

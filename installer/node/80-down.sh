@@ -22,33 +22,37 @@ pod_networks() {
   { printf '%s\n' "$1"; sed -n 's/^FLANNEL_NETWORK=//p' /run/flannel/subnet.env 2>/dev/null; } | sort -u
 }
 
-# removal OLD-LIST NETWORKS <rules: an iptables-restore --noflush script that takes away what the cluster brought: its
-# chains (KUBE-, CNI-, FLANNEL-) and, elsewhere, rules that were not there before and name them or a pod network.
+# removal OLD-LIST NETWORKS [docker] <rules: an iptables-restore --noflush script that takes away what the cluster
+# brought: its chains (KUBE-, CNI-, FLANNEL-; DOCKER, if it came with us) and, elsewhere, rules that were not there
+# before and name them, docker0 or a pod network.
 removal() {
-  awk -v old="$1" -v networks="$2" '
+  awk -v old="$1" -v networks="$2" -v docker="${3:+|DOCKER}" '
     BEGIN { while ((getline line < old) > 0) was[line]
+            chain_names = "(KUBE-|CNI-|FLANNEL" docker ")"
+            names = "(KUBE-|CNI-|FLANNEL-" docker (docker == "" ? "" : "|docker0") ")"
             n = split(networks, nets, " ")
             for (i = 1; i <= n; i++) { gsub(/[.\/]/, "[&]", nets[i]); nets[i] = "(^| )" nets[i] "( |$)" } }
     function mine(text,   i) {
-      if (text ~ /(KUBE-|CNI-|FLANNEL-)/) return 1
+      if (text ~ names) return 1
       for (i = 1; i <= n; i++) if (text ~ nets[i]) return 1
       return 0 }
     function flush() { if (deletes chains) printf "*%s\n%s%s%sCOMMIT\n", table, flushes, deletes, chains
       flushes = deletes = chains = "" }
     { if ($1 != table) { flush(); table = $1 } if ($0 in was) next; rule = substr($0, length($1) + 2) }
-    rule ~ /^:(KUBE-|CNI-|FLANNEL)/ { chain = substr(rule, 2); flushes = flushes ":" chain " - [0:0]\n"; chains = chains "-X " chain "\n"; next }
-    rule ~ /^-A (KUBE-|CNI-|FLANNEL)/ { next }
+    rule ~ "^:" chain_names { chain = substr(rule, 2); flushes = flushes ":" chain " - [0:0]\n"; chains = chains "-X " chain "\n"; next }
+    rule ~ "^-A " chain_names { next }
     rule ~ /^-A/ && mine(rule) { deletes = deletes "-D" substr(rule, 3) "\n" }
     END { flush() }'
 }
 
 # undo_rules NAME: foreign rules stay as they are.
 undo_rules() {
-  local tool script rc=0 networks
+  local tool script rc=0 networks docker=''
   networks=$(pod_networks "$POD_SUBNET" | tr '\n' ' ')
+  if services && is_ours docker; then docker=docker; fi
   for tool in $RULE_TOOLS; do
     command -v "$tool-save" >/dev/null 2>&1 || continue
-    script=$("$tool-save" 2>/dev/null </dev/null | rule_lines | removal "$STATE/lists/$1-$tool" "$networks")
+    script=$("$tool-save" 2>/dev/null </dev/null | rule_lines | removal "$STATE/lists/$1-$tool" "$networks" $docker)
     [ -z "$script" ] || "$tool-restore" --noflush <<<"$script" 2>>"$LOG_SINK" || rc=1
   done
   return $rc

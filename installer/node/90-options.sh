@@ -4,7 +4,7 @@
 VERB=''
 OPT_ADDRESS='' OPT_INTERFACE='' OPT_NODE_NAME='' OPT_TOKEN='' OPT_CA_HASH='' OPT_IGNORE=''
 OPT_FIREWALL=open OPT_SWAP=off OPT_TIMEOUT=300 OPT_SINGLE_NODE='' OPT_YES='' OPT_KEEP_PACKAGES=''
-OPT_ROLE=master OPT_FORCE='' OPT_DELETE_EMPTYDIR='' OPT_RUNTIME='' OPT_CGROUP_DRIVER='' OPT_SEALED=''
+OPT_ROLE=master OPT_BACKEND=vxlan OPT_FORCE='' OPT_DELETE_EMPTYDIR='' OPT_RUNTIME='' OPT_CGROUP_DRIVER='' OPT_SEALED=''
 OPT_OBJECT='' # the node to remove, the file to collect into or to save
 OPT_VIP='' OPT_VRID='' OPT_PEERS='' OPT_CERTIFICATE_KEY=''
 OPT_FROM='' OPT_MEMBERS='' OPT_ETCD_CA='' OPT_ETCD_CERT='' OPT_ETCD_KEY=''
@@ -48,6 +48,7 @@ master:
   --service-subnet CIDR     default $SERVICE_SUBNET
   --node-port-range A-B     ports for Services of type NodePort (default $NODE_PORTS)
   --token TOKEN             default: made here
+  --flannel-backend NAME    vxlan (default), host-gw or udp, of a release whose components are services
   --single-node             let the master run workloads too
   --etcd-endpoints URL,…    https://IP:2379 of each member of an etcd outside the cluster (default: etcd on the master)
   --from IP|FILE            where the keys for it are: the first member, or its handout
@@ -98,6 +99,7 @@ set_option() {
     --node-name) [[ $value =~ ^[A-Za-z0-9._-]+$ ]] && OPT_NODE_NAME=$value ;;
     --pod-subnet) is_cidr "$value" && [ "${value#*/}" -le 24 ] && POD_SUBNET=$value ;; # each node gets a /24 of it
     --service-subnet) is_cidr "$value" && [ "${value#*/}" -ge 12 ] && [ "${value#*/}" -le 28 ] && SERVICE_SUBNET=$value ;; # kube-apiserver takes no larger
+    --flannel-backend) [[ $value =~ ^(vxlan|host-gw|udp)$ ]] && OPT_BACKEND=$value ;;
     --node-port-range) is_port_range "$value" && NODE_PORTS=$value ;;
     --token) [ -n "$value" ] && OPT_TOKEN=$value ;;
     --vip) is_address "$value" && OPT_VIP=$value ;;
@@ -137,7 +139,7 @@ allowed_options() {
   local node='--advertise-address --interface --node-name --firewall --swap --ignore --timeout --runtime --cgroup-driver --sealed --registry-ca'
   local first='--pod-subnet --service-subnet --single-node --vip --vrid --peers' joins='--ca-cert-hash --discovery-token-ca-cert-hash'
   case $1 in
-    master) printf '%s' "$node --token $first --node-port-range --etcd-endpoints --etcd-ca --etcd-cert --etcd-key --from" ;;
+    master) printf '%s' "$node --token $first --node-port-range --etcd-endpoints --etcd-ca --etcd-cert --etcd-key --from --flannel-backend" ;;
     join) printf '%s' "$node --token $joins" ;;
     replica) printf '%s' "$node --token $joins --certificate-key --vrid --peers" ;;
     preflight) printf '%s' "$node --token $joins $first --certificate-key" ;;

@@ -14,6 +14,7 @@ drop_proxies() {
 
 # remember: what later runs, status and down need to know.
 remember() {
+  state_set method "${METHOD:-kubeadm}"
   state_set role "$ROLE"
   state_set name "$NODE_NAME"
   state_set address "$NODE_ADDRESS"
@@ -77,6 +78,10 @@ prepare() {
 
 verb_master() {
   begin
+  if services; then
+    master_of_services
+    return 0
+  fi
   install_master
 }
 
@@ -101,6 +106,7 @@ install_master() {
 
 verb_replica() {
   begin
+  ! services || die $E_ENVIRONMENT "release $RELEASE has its components as services: it has one master" 'use a release that kubeadm installs'
   REPLICA=replica
   prepare master
   stage kubeadm join_cluster
@@ -111,21 +117,12 @@ verb_replica() {
   report 'done'
 }
 
-# master_token: the token to print: the one asked for, one that still works, or a new one.
-master_token() {
-  local token=$OPT_TOKEN
-  if [ -z "$token" ] || ! grep -q "^$token " <<<"$(kubeadm --kubeconfig=$ADMIN_CONF token list 2>/dev/null </dev/null)"; then
-    if [ -n "$token" ]; then
-      kubeadm --kubeconfig=$ADMIN_CONF token create "$token" --ttl 24h >/dev/null 2>>"$LOG_SINK" </dev/null
-    else
-      token=$(usable_token)
-    fi
-  fi
-  printf '%s' "${token:-$(create_token)}"
-}
-
 verb_join() {
   begin
+  if services; then
+    join_services
+    return 0
+  fi
   prepare node
   stage kubeadm join_cluster
   stage ready await_ready

@@ -15,6 +15,7 @@ SETTINGS = {
     "SERVER": "http://127.0.0.1:9",
     "SUMS_SHA256": "0" * 64,
     "RELEASE": "1.20",
+    "METHOD": "kubeadm",
     "KUBERNETES_VERSION": "v1.20.2",
     "KUBEADM_API": "kubeadm.k8s.io/v1beta2",
     "IMAGE_REPOSITORY": "k8s.gcr.io",

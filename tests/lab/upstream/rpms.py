@@ -112,6 +112,21 @@ REPOS = {
             *_others("epel-release 7 11"),
         ),
     ),
+    # What the release `1.8-packages` takes from one person's repository: the components as services of the host.
+    "k8s-1.8": Repo(
+        "onwalk.net/repo",
+        "kubernetes",
+        "gz",
+        (
+            Rpm("kubernetes-master", ("kube",)),
+            Rpm("kubernetes-node", ("kube",)),
+            Rpm("kubernetes-client", ("kube",)),
+            Rpm("kubernetes-common", ("kube",)),
+            Rpm("etcd", (), ("etcd-server", "etcd-client")),
+            Rpm("flannel", ("standins",)),
+            Rpm("docker", (), ("docker.io", "containerd", "runc")),
+        ),
+    ),
 }
 
 

@@ -1,5 +1,5 @@
-// labflanneld stands in for flannel 0.13.0's flanneld, which Debian does not have: the kube subnet manager with the
-// host-gw backend, and nothing else. Flags, files, annotations and the failure without a default route are flannel's.
+// labflanneld stands in for flannel's flanneld, which Debian does not have: the kube subnet manager and the one of
+// etcd, with the host-gw backend, and nothing else. Flags, files, annotations and the failure without a default route are flannel's.
 package main
 
 import (
@@ -37,6 +37,7 @@ type options struct {
 	ipMasq, kubeSubnetMgr, version         bool
 	netConf, subnetFile, iface, ifaceRegex string
 	publicIP                               string
+	etcd                                   etcdOptions
 }
 
 func parseFlags() options {
@@ -49,6 +50,11 @@ func parseFlags() options {
 	flag.StringVar(&o.iface, "iface", "", "interface (name or address) between the nodes")
 	flag.StringVar(&o.ifaceRegex, "iface-regex", "", "pattern of that interface's address or name")
 	flag.StringVar(&o.publicIP, "public-ip", "", "address that the other nodes reach this one by")
+	flag.StringVar(&o.etcd.endpoints, "etcd-endpoints", "", "etcd to take subnets from, instead of Kubernetes")
+	flag.StringVar(&o.etcd.prefix, "etcd-prefix", "/coreos.com/network", "where in etcd")
+	flag.StringVar(&o.etcd.cafile, "etcd-cafile", "", "CA of etcd")
+	flag.StringVar(&o.etcd.certfile, "etcd-certfile", "", "certificate for etcd")
+	flag.StringVar(&o.etcd.keyfile, "etcd-keyfile", "", "its key")
 	flag.Parse()
 	given := map[string]bool{}
 	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
@@ -146,7 +152,7 @@ func main() {
 		return
 	}
 	if !opts.kubeSubnetMgr {
-		log.Fatal("only --kube-subnet-mgr is supported")
+		runEtcd(opts)
 	}
 	config, err := rest.InClusterConfig()
 	check(err, "unable to initialize inclusterconfig")
