@@ -214,6 +214,7 @@ upgrade_node_part() {
 
 verb_upgrade() {
   begin
+  ! services || die $E_ENVIRONMENT 'the components of this host are services: they are not upgraded by this verb' "install the newer release's packages by hand, from $SERVER/packages/"
   adopt_installation
   REPORTING=$ROLE
   [ -z "$(state_get upgrading)" ] || restore_static_pods
