@@ -107,15 +107,21 @@ check_upgrade_server() {
     'serve it at the old address too, or run "upgrade --fetch-only" on every node first: the new kube-proxy must be there'
 }
 
-# etcd_urls: client URLs of all members of the cluster's etcd, asked by the API server's own certificate.
+# etcd_urls: client URLs of all members of the cluster's etcd, as the first of those that answers knows them.
 etcd_urls() {
-  ask_etcd "$(api_flag etcd-servers | cut -d, -f1)/v3/cluster/member/list" -d '{}' | grep -oE '"clientURLs":\["[^]]*\]' | grep -oE 'https?://[^"]+'
+  local server members
+  for server in $(api_flag etcd-servers | tr ',' ' '); do
+    members=$(ask_etcd "$server/v3/cluster/member/list" -d '{}') || continue
+    grep -oE '"clientURLs":\["[^]]*\]' <<<"$members" | grep -oE 'https?://[^"]+'
+    return 0
+  done
+  return 1
 }
 
 # api_flag NAME: a flag of this master's API server.
 api_flag() { sed -n "s/^ *- --$1=//p" /etc/kubernetes/manifests/kube-apiserver.yaml; }
 
-# ask_etcd URL ARG…
+# ask_etcd URL ARG…: by the API server's own certificate.
 ask_etcd() {
   curl -fsS --noproxy '*' --max-time 10 --cacert "$(api_flag etcd-cafile)" --cert "$(api_flag etcd-certfile)" --key "$(api_flag etcd-keyfile)" "$@" 2>>"$LOG_SINK" </dev/null
 }

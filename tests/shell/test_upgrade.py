@@ -73,9 +73,9 @@ def test_another_address_of_the_server_concerns_masters(shell: Shell, role: str)
 
 
 def test_a_member_of_etcd_that_is_not_healthy_is_named(shell: Shell) -> None:
-    given = """api_flag() { case $1 in etcd-servers) echo https://127.0.0.1:2379 ;; *) echo /x ;; esac; }
+    given = """api_flag() { case $1 in etcd-servers) echo https://10.0.0.3:2379,https://127.0.0.1:2379 ;; *) echo /x ;; esac; }
         curl() { case $* in
-          *member/list*) echo '{"members":[{"clientURLs":["https://10.0.0.1:2379"]},{"clientURLs":["https://10.0.0.2:2379"]}]}' ;;
+          *127.0.0.1*member/list*) echo '{"members":[{"clientURLs":["https://10.0.0.1:2379"]},{"clientURLs":["https://10.0.0.2:2379"]}]}' ;;
           *10.0.0.1:2379/health*) echo '{"health":"true"}' ;;
           *) return 7 ;; esac; }"""  # noqa: E501
     faults, _ = run_check(shell, "upgrade-etcd", given)
