@@ -15,6 +15,7 @@ STEPS = {  # of deploy.sh, in their order; of containerd and docker, a node has 
              "kubeadm", "ready"],
 }
 _STATES = ("started", "done", "failed")
+_STEP = re.compile("[a-z][a-z-]{0,31}")  # other verbs and options have steps beyond STEPS
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _NUMBER = re.compile("[0-9]{1,15}")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")  # and what turns the text round
@@ -134,10 +135,10 @@ def _report(given: Dict[str, str], peer: str) -> Optional[Dict[str, Any]]:
     if not (_NAME.fullmatch(given.get("node", "")) and role in STEPS and state in _STATES
             and all(_NUMBER.fullmatch(one) for one in numbers)):
         return None
-    if step not in STEPS[role] and state == "started":
+    if not _STEP.fullmatch(step) and state == "started":
         return None
     return {"node": given["node"], "address": peer, "role": role, "state": state,
-            "step": step if step in STEPS[role] else "", "run": int(numbers[0]), "at": int(numbers[1]),
+            "step": step if _STEP.fullmatch(step) else "", "run": int(numbers[0]), "at": int(numbers[1]),
             "message": _clean(given.get("message", "")), "remedy": _clean(given.get("remedy", "")),
             "seen": time.time()}
 
