@@ -66,9 +66,13 @@ class Holders:
         return [sample for sample in self.samples if len(sample[1]) > 1]
 
     def rate(self) -> float:
-        """Samples per second, at the longest pause between two."""
+        """Samples per second, on average."""
+        return (len(self.samples) - 1) / (self.samples[-1][0] - self.samples[0][0])
+
+    def longest(self) -> float:
+        """Seconds between two samples, at most: a busy machine lets a sampler wait."""
         times = [moment for moment, _ in self.samples]
-        return 1 / max(later - earlier for earlier, later in zip(times, times[1:]))
+        return max(later - earlier for earlier, later in zip(times, times[1:]))
 
     def taken(self, since: float, by_other_than: str) -> float:
         """Seconds from a moment until another node had the address; infinite if none did."""
