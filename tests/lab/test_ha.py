@@ -230,5 +230,5 @@ def test_a_master_that_leaves_takes_its_etcd_along(three: Three) -> None:
     print(f"\n   the holder leaves: kubectl answered after {three.requests.recovered(moment):.1f} s")
     assert three.holders.twice() == []
     count, rate, pause = len(three.holders.samples), three.holders.rate(), three.holders.longest()
-    print(f"   {count} samples of three masters, {rate:.0f} a second, none later than {pause:.1f} s, none with two holders")
+    print(f"   {count} samples, {rate:.0f} a second, at most {pause:.1f} s apart, none with two holders")
     assert rate > 5
