@@ -27,12 +27,17 @@ lock_holders() {
 }
 
 # is_transaction PID: whether it must not be ended half-way: a package manager, or kubeadm as it swaps the control plane;
-# itself, or the `timeout` around it, which would pass the signal on.
+# itself, or the `timeout` around it, which would pass the signal on, or a script that apt-get or dpkg runs.
 is_transaction() {
-  case " $(tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null)" in
-    *[\ /]dnf\ * | *[\ /]yum\ * | *[\ /]rpm\ * | *[\ /]python* | *[\ /]kubeadm\ upgrade\ *) return 0 ;;
-    *) return 1 ;;
-  esac
+  local pid=$1 line
+  line=" $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"
+  case $line in *[\ /]dnf\ * | *[\ /]yum\ * | *[\ /]rpm\ * | *[\ /]python* | *[\ /]kubeadm\ upgrade\ *) return 0 ;; esac
+  while [ "${pid:-0}" -gt 1 ]; do
+    case $line in *[\ /]apt-get\ * | *[\ /]dpkg\ *) return 0 ;; esac
+    pid=$(awk '$1 == "PPid:" { print $2 }' "/proc/$pid/status" 2>/dev/null || true)
+    line=" $(tr '\0' ' ' <"/proc/${pid:-0}/cmdline" 2>/dev/null)"
+  done
+  return 1
 }
 
 # take_lock: children inherit the lock, so what a killed run left running still holds it: that is ended first, except

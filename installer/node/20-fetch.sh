@@ -134,7 +134,8 @@ is_sum() {
   [ "${have%% *}" = "$1" ]
 }
 
-# fetch_one PATH: into $CACHE/PATH. The part file is named by the digest, so that another bundle's is never resumed.
+# fetch_one PATH: into $CACHE/PATH. The part file is named by the digest, so that another bundle's is never resumed,
+# and by the name, since two members of the same content may come at the same time.
 # Returns 5 or 6 after saying why, 7 where it cannot be written.
 fetch_one() {
   local path=$1 sum part rc=0 try
@@ -144,7 +145,7 @@ fetch_one() {
     return $E_INTEGRITY
   fi
   if is_sum "$sum" "$CACHE/$path"; then return 0; fi
-  part=$CACHE/part/$sum
+  part=$CACHE/part/$sum.${path//\//%}
   for try in 1 2; do # twice: a part left by a power cut may be damaged
     if ! is_sum "$sum" "$part"; then
       get_patiently "$SERVER/$path" "$part" $FETCH_PATIENCE || rc=$?

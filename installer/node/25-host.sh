@@ -2,6 +2,7 @@
 # What this host is: operating system, architecture, addresses, name; and IPv4 arithmetic.
 
 HOST_OS=''      # el7, as the bundle spells it
+HOST_FORMAT=rpm # or deb: of its packages
 HOST_ARCH=''    # amd64, as Go spells it
 NODE_ADDRESS='' # IPv4 that the cluster knows this node by
 NODE_DEVICE=''  # the interface that has it
@@ -13,7 +14,7 @@ os_release() {
   sed -n "s/^$1=//p" "${OS_RELEASE:-/etc/os-release}" 2>/dev/null | tr -d "\"'" | head -n 1 || true
 }
 
-# detect_os: sets HOST_OS; every rebuild of Enterprise Linux is one host family.
+# detect_os: sets HOST_OS and HOST_FORMAT; every rebuild of Enterprise Linux is one host family.
 detect_os() {
   local id version
   id=" $(os_release ID) $(os_release ID_LIKE) "
@@ -22,6 +23,7 @@ detect_os() {
     *' rhel '* | *' centos '*) HOST_OS=el${version%%.*} ;;
     *) HOST_OS=$(os_release ID)${version%%.*} ;;
   esac
+  case $id in *' debian '* | *' ubuntu '*) HOST_FORMAT=deb ;; *) HOST_FORMAT=rpm ;; esac
 }
 
 detect_arch() {

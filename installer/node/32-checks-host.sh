@@ -10,9 +10,10 @@ check_systemd() {
 }
 
 check_commands() {
-  local missing='' command
-  for command in awk curl cmp cut date flock getent grep ip iptables iptables-save modprobe mount mountpoint nsenter openssl sed \
-    sha256sum sort sysctl systemctl tar timeout umount; do
+  local missing='' command carried=''
+  [ "$HOST_FORMAT" = deb ] || carried='iptables iptables-save' # of Debian's, the bundle brings them
+  for command in awk curl cmp cut date flock getent grep ip modprobe mount mountpoint nsenter openssl sed sha256sum \
+    sort sysctl systemctl tar timeout umount $carried; do
     command -v "$command" >/dev/null 2>&1 || missing="$missing $command"
   done
   [ -z "$missing" ] || fault "commands are missing:$missing" 'install the packages that have them from the installation medium'
@@ -33,10 +34,7 @@ check_arch() {
   esac
 }
 
-check_package_manager() {
-  command -v rpm >/dev/null 2>&1 || fault 'rpm is missing' 'use a host whose packages are RPMs'
-  package_manager >/dev/null || fault 'neither dnf nor yum is here' 'install dnf or yum from the installation medium'
-}
+check_package_manager() { of_format manager_faults; }
 
 # has_module NAME: loaded, built in, or loadable.
 has_module() {
@@ -152,6 +150,6 @@ check_kernel() {
 check_selinux() {
   command -v getenforce >/dev/null 2>&1 || return 0
   [ "$(getenforce 2>/dev/null)" = Enforcing ] || return 0
-  rpm -q container-selinux >/dev/null 2>&1 ||
+  of_format here container-selinux ||
     caution 'SELinux is enforcing and container-selinux is not installed' 'unless the bundle brings it, SELinux becomes permissive for this installation; down sets it back'
 }

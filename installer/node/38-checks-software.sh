@@ -17,6 +17,10 @@ check_package_lock() {
   pid=$(lock_owners /var/lib/rpm/.rpm.lock /var/lib/dnf/rpmdb_lock.pid /var/lib/dpkg/lock-frontend /var/lib/dpkg/lock /var/lib/apt/lists/lock | head -n 1)
   [ -n "$pid" ] || pid=$(cat /var/run/yum.pid 2>/dev/null) || return 0
   [ -d "/proc/$pid" ] || return 0
+  if [ "$HOST_FORMAT" = deb ]; then
+    caution "a package manager is at work (process $pid)" 'apt-get waits until it has ended, up to 500 s'
+    return 0
+  fi
   fault "a package manager is at work (process $pid)" 'wait until it has ended'
 }
 
@@ -26,7 +30,8 @@ check_package_db() {
     said=$(rpm -q kubecarry-no-such-package 2>&1) || true
     if grep -q '^error' <<<"$said"; then fault "the rpm database cannot be read: $(head -n 1 <<<"$said")" 'rpm --rebuilddb; if that fails, restore /var/lib/rpm'; fi
   fi
-  if command -v dpkg >/dev/null 2>&1 && [ -n "$(dpkg --audit 2>&1)" ]; then
+  begun && return 0 # what we left half installed, we finish
+  if command -v dpkg >/dev/null 2>&1 && deb_interrupted; then
     fault 'dpkg has packages that are half installed' 'dpkg --configure -a; apt-get -f install'
   fi
 }

@@ -72,7 +72,7 @@ undo_sysctl() {
 # relax_selinux: permissive only where it enforces without a policy for containers.
 relax_selinux() {
   command -v getenforce >/dev/null 2>&1 || return 0
-  if [ "$(getenforce)" != Enforcing ] || rpm -q container-selinux >/dev/null 2>&1; then return 0; fi
+  if [ "$(getenforce)" != Enforcing ] || of_format here container-selinux; then return 0; fi
   warn 'SELinux is set to permissive: container-selinux is not installed; down sets it back to enforcing'
   record selinux 1
   setenforce 0

@@ -7,7 +7,7 @@ CONTAINERD_CA=/etc/containerd/kubecarry-ca.pem
 CONTAINERD_HOSTS=/etc/containerd/certs.d # where it is said which server to pull from
 
 containerd_programs() { printf 'containerd'; }
-containerd_packages() { printf 'containerd(\\.io)?-'; }
+containerd_packages() { printf 'containerd(\\.io)?[-=]'; }
 containerd_left_out() { printf '^docker[.-]'; } # what a bundle with Docker has beside it
 containerd_version() { containerd --version 2>/dev/null | awk '{ print "containerd " $3 }'; }
 containerd_socket() { printf '%s' $CONTAINERD_SOCKET; }

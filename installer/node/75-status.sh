@@ -42,8 +42,8 @@ status_units() {
 status_packages() {
   local name
   while read -r name; do
-    rpm -q "$name" >/dev/null 2>&1 || differs "package $name is not installed any more"
-  done < <(listed_packages | awk '{ name = $0; sub(/-[^-]*-[^-]*$/, "", name); arch = $0; sub(/.*\./, "", arch); last[name "." arch] = $0 }
+    of_format here "$name" || differs "package $name is not installed any more"
+  done < <(listed_packages | awk '{ name = $0; if (!sub(/=.*/, "", name)) sub(/-[^-]*-[^-]*$/, "", name); arch = $0; if (!sub(/.*=.*/, "", arch)) sub(/.*\./, "", arch); last[name "." arch] = $0 }
     END { for (one in last) print last[one] }' | sort)
   tell versions "$(component_version), $(runtime version)"
   [[ $(component_version) == *" $(state_get version)" ]] || differs "$(component_version) is not the $(state_get version) installed"
@@ -142,6 +142,7 @@ status() {
 
 # status_node: of a master or a node.
 status_node() {
+  detect_os
   recall_runtime
   NODE_NAME=$(state_get name)
   NODE_ADDRESS=$(state_get address)

@@ -142,6 +142,7 @@ down() {
     say 'nothing is installed here: nothing to undo'
     return 0
   fi
+  detect_os
   ETCD_ENDPOINTS=$(state_get etcd-endpoints)
   rm -rf --one-file-system "$CACHE" # nothing is undone with it, and the journal shrinks only where there is room
   find_foreign

@@ -186,6 +186,17 @@ class TestTrust:
         with pytest.raises(IntegrityError, match=r"stable/InRelease: its signature is not good: .*No public key"):
             site.resolve(["tool"], site.repo(keys=(f"{site.url}/other.gpg",)))
 
+    def test_signed_by_somebody_else_as_well(self, site: Site) -> None:
+        site.release("dists/twice", "main/binary-amd64")
+        top, ring = site.root / "dists/twice", site.root.parent / "gnupg"
+        for users in (("repo@example.org", "other@example.org"), ("other@example.org", "repo@example.org")):
+            debs.sign(top, ring, *users)
+            assert [p.name for p in site.resolve(["tool"], site.repo(suite="twice")).packages] == ["tool"]
+        path = top / "InRelease"
+        path.write_text(path.read_text().replace("Codename: stable", "Codename: unstable"))
+        with pytest.raises(IntegrityError, match="BAD signature"):
+            site.resolve(["tool"], site.repo(suite="twice"))
+
     def test_changed_after_it_was_signed(self, site: Site) -> None:
         site.release("dists/bad", "main/binary-amd64")
         path = site.root / "dists/bad/InRelease"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,10 +29,11 @@ def served(name: str, place: Path, *options: str) -> Iterator[Lab]:
         down(site)
 
 
-def build(place: Path) -> None:
+def build(place: Path, hosts: Sequence[str] = ("el7",)) -> None:
     """Make `bundle.tar` of Kubernetes 1.20 in an empty directory, and the installer that it carries in `carried`."""
     bundler = Path(sys.executable).with_name("bundler")
     shared = ["--version", "1.20", "--lock-dir", ".", "--config", "mirrors.yaml", "--cache-dir", home() / "store", "-q"]
+    shared += [word for host in hosts for word in ("--os", host)]
     with lock("upstream-servers"):
         ran = all(servers.status().values())
         driver.build()

@@ -21,6 +21,7 @@ machine() {
     ln -sf /dev/null "$unit_dir/$unit"
   done
   rm -f "$unit_dir/getty.target.wants/"*
+  rmdir "$unit_dir/getty.target.wants"
   rm -f "$root/etc/machine-id" "$root/var/lib/dbus/machine-id"
   ln -sf /etc/machine-id "$root/var/lib/dbus/machine-id"
   : > "$root/etc/resolv.conf"
@@ -66,6 +67,12 @@ R
   chroot "$root" rpm -i --force-debian --nodeps /tmp/base.rpm
   rm "$root/tmp/base.rpm"
   rm -rf "$root"/usr/bin/apt* "$root"/usr/bin/dpkg* "$root"/etc/apt
+}
+
+# A plain Debian 12, whose apt knows Debian's own mirror, which it cannot reach.
+debian12() {
+  echo 'deb http://deb.debian.org/debian bookworm main' > "$root/etc/apt/sources.list"
+  printf '127.0.0.1\tlocalhost\n::1\t\tlocalhost ip6-localhost ip6-loopback\n' > "$root/etc/hosts"
 }
 
 mkdir -p "$layer" "$layer.work" "$root"

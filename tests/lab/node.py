@@ -148,8 +148,8 @@ class Node:
 def boot_all(nodes: Iterable[Node]) -> None:
     """Boot nodes in parallel."""
     each = list(nodes)
-    for node in each[:1]:
-        rootfs.layers(node.variant)
+    for variant in {node.variant for node in each}:
+        rootfs.layers(variant)
     with ThreadPoolExecutor(len(each) or 1) as pool:
         list(pool.map(Node.boot, each))
 

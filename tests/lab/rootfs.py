@@ -1,4 +1,4 @@
-"""The file system that every node starts from: a Debian tree, and a layer that makes it an EL7-like host."""
+"""The file system that every node starts from: a Debian tree, and a layer that makes it a host of some kind."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ MANIFEST = HERE.parent.parent / "manifests" / "1.20.yaml"
 FILES = HERE / "inside"
 PUT_IN = ("lab-prep.service", "lab-prep.sh", "runc.sh")  # of FILES, by golden.sh
 SUITE = "bookworm"
-# What a minimal EL7 host offers beside what debootstrap's minbase has. No socat, no conntrack: the bundle brings them.
-PACKAGES = (
-    "ca-certificates", "curl", "dbus", "dnf", "ebtables", "ethtool", "gpg", "hostname", "iproute2", "iptables",
-    "iputils-ping", "kmod", "libnss-myhostname", "libseccomp2", "netbase", "openssl", "procps", "rpm", "systemd",
-    "systemd-sysv", "tar", "util-linux",
-)  # fmt: skip
+# What a minimal host offers, by variant. No socat, no conntrack: the bundle brings them, and iptables to Debian.
+PACKAGES = {
+    "el7": (
+        "ca-certificates", "curl", "dbus", "dnf", "ebtables", "ethtool", "gpg", "hostname", "iproute2", "iptables",
+        "iputils-ping", "kmod", "libnss-myhostname", "libseccomp2", "netbase", "openssl", "procps", "rpm", "systemd",
+        "systemd-sysv", "tar", "util-linux",
+    ),
+    "debian12": (
+        "ca-certificates", "curl", "dbus", "hostname", "iproute2", "iputils-ping", "kmod", "libnss-myhostname",
+        "netbase", "nftables", "openssl", "procps", "systemd", "systemd-sysv", "udev", "util-linux",
+    ),
+}  # fmt: skip
 
 
 def layers(variant: str = "el7") -> list[Path]:
@@ -30,15 +36,20 @@ def layers(variant: str = "el7") -> list[Path]:
     variant is a function of golden.sh. Raises LabError when no Debian mirror is configured or a step fails.
     """
     provided = _installed_on(variant)
-    inputs = [SUITE, PACKAGES]
-    golden = [*inputs, variant, provided, HERE / "golden.sh", *(FILES / name for name in PUT_IN), platform.release()]
     with lock("rootfs"):
-        base = step(f"rootfs-base-{digest_of(inputs)[:12]}", inputs, _debootstrap)
-        top = step(
-            f"rootfs-{variant}-{digest_of(golden)[:12]}", golden, lambda out: _golden(variant, base.path, provided, out)
-        )
-        _prune(keep={base.path, top.path})
+        (base_name, inputs), (name, golden) = _steps(variant)
+        base = step(base_name, inputs, lambda out: _debootstrap(variant, out))
+        top = step(name, golden, lambda out: _golden(variant, base.path, provided, out))
+        _prune(keep={home() / name for each in PACKAGES for name, _ in _steps(each)})
     return [top.path / "layer", base.path]
+
+
+def _steps(variant: str) -> list[tuple[str, list[object]]]:
+    """Return name and inputs of a variant's two trees: the Debian one, and the layer upon it."""
+    inputs: list[object] = [SUITE, PACKAGES[variant]]
+    golden = [*inputs, variant, _installed_on(variant), HERE / "golden.sh", *(FILES / name for name in PUT_IN),
+              platform.release()]  # fmt: skip
+    return [(f"rootfs-base-{digest_of(inputs)[:12]}", inputs), (f"rootfs-{variant}-{digest_of(golden)[:12]}", golden)]
 
 
 def mirror() -> str:
@@ -52,22 +63,23 @@ def mirror() -> str:
 
 
 def _installed_on(variant: str) -> list[str]:
-    """The capabilities that the release manifest takes as given on such a host: the rpm database names just these."""
+    """The capabilities that the release manifest takes as given on such a host: an rpm database names just these."""
     return list(yaml.safe_load(MANIFEST.read_text())["hosts"][variant]["installed"])
 
 
-def _debootstrap(out: Path) -> None:
-    run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, out, mirror())
-    for pattern in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "usr/share/doc/*", "usr/share/man/*",
-                    "usr/share/locale/*", "usr/share/info/*"):  # fmt: skip
+def _debootstrap(variant: str, out: Path) -> None:
+    run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES[variant])}", SUITE, out, mirror())
+    # Where dpkg is still asked, it must find every directory that its packages have in common.
+    spare = ("doc", "man", "locale", "info") if variant.startswith("el") else ()
+    for pattern in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", *(f"usr/share/{name}/*" for name in spare)):
         for path in out.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _golden(variant: str, base: Path, provided: list[str], out: Path) -> None:
-    package = _base_package(provided, out / "rpm")
+    package = [_base_package(provided, out / "rpm")] if variant.startswith("el") else []
     run("unshare", "-m", "--propagation", "private", HERE / "golden.sh", variant, base, out / "layer", FILES,
-        package)  # fmt: skip
+        *package)  # fmt: skip
 
 
 def _base_package(provided: list[str], top: Path) -> Path:

@@ -84,7 +84,7 @@ def test_a_cut_transfer_goes_on_where_it_stopped(node: Shell, server: Members) -
 
 
 def test_a_part_of_an_earlier_run_is_resumed(node: Shell, server: Members) -> None:
-    part = node.state / "cache/part" / sha256(BIG)
+    part = node.state / "cache/part" / (sha256(BIG) + ".packages%el7%a.rpm")
     part.parent.mkdir(parents=True)
     part.write_bytes(BIG[:250_000])
     node.out("fetch_sums; fetch packages/el7/a.rpm")
@@ -92,7 +92,7 @@ def test_a_part_of_an_earlier_run_is_resumed(node: Shell, server: Members) -> No
 
 
 def test_a_damaged_part_is_given_up_and_fetched_anew(node: Shell, server: Members) -> None:
-    part = node.state / "cache/part" / sha256(BIG)
+    part = node.state / "cache/part" / (sha256(BIG) + ".packages%el7%a.rpm")
     part.parent.mkdir(parents=True)
     part.write_bytes(b"\0" * 250_000)
     node.out("fetch_sums; fetch packages/el7/a.rpm")
@@ -100,7 +100,7 @@ def test_a_damaged_part_is_given_up_and_fetched_anew(node: Shell, server: Member
 
 
 def test_a_part_longer_than_the_member_is_given_up(node: Shell) -> None:
-    part = node.state / "cache/part" / sha256(b"x\n")
+    part = node.state / "cache/part" / (sha256(b"x\n") + ".lists%images")
     part.parent.mkdir(parents=True)
     part.write_bytes(b"far too long")
     node.out("fetch_sums; fetch lists/images")
@@ -130,7 +130,7 @@ def test_no_server_ends_with_5_and_says_what_to_check(tmp_path: Path) -> None:
 
 def test_a_full_disk_ends_with_7_at_once_and_blames_no_server(node: Shell, server: Members) -> None:
     """/dev/full refuses every byte, as a full disk does."""
-    part = node.state / "cache/part" / sha256(BIG)
+    part = node.state / "cache/part" / (sha256(BIG) + ".packages%el7%a.rpm")
     node.out(f"fetch_sums; ln -s /dev/full {part}")
     done = node.run("fetch packages/el7/a.rpm lists/images")
     assert done.returncode == 7

@@ -64,8 +64,8 @@ def publish(root: Path, ring: Path, user: str, folder: str, base: str = "") -> N
     sign(top, ring, user)
 
 
-def sign(top: Path, ring: Path, user: str) -> None:
-    """Write InRelease and Release.gpg beside Release."""
+def sign(top: Path, ring: Path, *users: str) -> None:
+    """Write InRelease and Release.gpg beside Release, each with a signature of every user."""
+    signers = [word for user in users for word in ("--local-user", user)]
     for option, name in (("--clearsign", "InRelease"), ("--detach-sign", "Release.gpg")):
-        run("gpg", "--homedir", ring, "--batch", "--yes", "--local-user", user, "--output", top / name, option,
-            top / "Release")  # fmt: skip
+        run("gpg", "--homedir", ring, "--batch", "--yes", *signers, "--output", top / name, option, top / "Release")

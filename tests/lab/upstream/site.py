@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from .debs import KEY_URLS, KUBERNETES, SUITES, debian_apt, kubernetes_apt
 from .home import HERE, Built, of_versions, step
-from .keys import keys
+from .keys import DEBIAN, debian_keys, keys
 from .kube import binaries
 from .rpms import REPOS, repository
 
@@ -24,11 +25,12 @@ def site(versions: Sequence[str] = ("v1.20.2",)) -> Built:
     """Return the root directory of the file server, a directory for each host; the first version is the stable one."""
     kube = {v: binaries(v) for v in versions}
     repos = {name: repository(name, versions[0], versions[1:]) for name in REPOS}
-    inputs = [list(versions), *kube.values(), *repos.values(), keys(), HERE / "files", Path(__file__)]
-    return step(of_versions("site", versions), inputs, lambda out: _fill(out, kube, repos))
+    apt = [kubernetes_apt(versions[0]), debian_apt()]
+    inputs = [list(versions), *kube.values(), *repos.values(), *apt, KEY_URLS, keys(), HERE / "files", Path(__file__)]
+    return step(of_versions("site", versions), inputs, lambda out: _fill(out, kube, repos, apt))
 
 
-def _fill(out: Path, kube: dict[str, Built], repos: dict[str, Built]) -> None:
+def _fill(out: Path, kube: dict[str, Built], repos: dict[str, Built], apt: Sequence[Built]) -> None:
     for version, built in kube.items():
         for name in ("kubectl", "kubeadm", "kubelet"):
             _publish(built.path / name, out / f"dl.k8s.io/release/{version}/bin/linux/amd64/{name}")
@@ -38,6 +40,13 @@ def _fill(out: Path, kube: dict[str, Built], repos: dict[str, Built]) -> None:
         _link(built.path, out / REPOS[name].path)
     for url, vendor in KEYS.items():
         _link(keys().path / f"{vendor}.asc", out / url)
+    for name in ("dists", "pool"):
+        _link(apt[0].path / name, out / KUBERNETES / name)
+    for top in SUITES:
+        _link(apt[1].path / top, out / "deb.debian.org" / top)
+    for url, vendor in KEY_URLS.items():
+        ring = debian_keys() if vendor == DEBIAN else keys()
+        _link(ring.path / f"{vendor}.asc", out / url)
     target = out / FLANNEL
     target.parent.mkdir(parents=True)
     target.write_bytes((HERE / "files/kube-flannel.yml").read_bytes())

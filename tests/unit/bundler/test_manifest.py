@@ -102,7 +102,7 @@ class TestRelease:
         assert (release.kubernetes, release.date) == ("v1.20.2", 1610496000)
         assert Image("k8s.gcr.io/etcd:3.4.13-0", ("master",)) in release.images
         assert Image("k8s.gcr.io/pause:3.2", ("master", "node")) in release.images
-        assert list(release.hosts) == ["el7", "el8"]
+        assert list(release.hosts) == ["el7", "el8", "debian12"]
         assert release.hosts["el7"].roles["node"][0] == "kubelet-1.20.2"
 
     @pytest.mark.parametrize("version", ["1.21", "1", "", "../1.20", "1.2", "v", "1.20.3", "latest"])
