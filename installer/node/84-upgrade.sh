@@ -46,7 +46,7 @@ upgrade_images() {
 
 upgrade_kubeadm() {
   offer_packages
-  install_packages 'kubeadm-'
+  install_packages 'kubeadm[-=]'
   [ "$(kubeadm version -o short 2>/dev/null </dev/null)" = "$KUBERNETES_VERSION" ] ||
     die $E_ENVIRONMENT "kubeadm on this host is not $KUBERNETES_VERSION" 'remove the other kubeadm from PATH, then run the same line again'
 }
