@@ -21,6 +21,7 @@ from tests.lab.workload import Client, apply_web
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.life]
 
 LINE = f"curl -fsSL {cluster.URL}/deploy.sh | bash -s "
+BACKUPS = "/var/lib/kubecarry-backups"
 SHIMS = "/usr/local/sbin"
 # A program of the host that, the first time it is called like $2, does $3 to deploy.sh; then, and ever after, itself.
 SHIM = """#!/bin/bash
@@ -138,7 +139,9 @@ def test_a_cluster_is_upgraded_while_it_serves_and_can_be_taken_down(trio: Trio)
     for node in reversed(trio.nodes):
         done = deploy(node, "down")
         assert done.returncode == 0, done.stderr
-        assert difference(trio.before[node.name], snapshot(node)) == []
+        changes = difference(trio.before[node.name], snapshot(node))
+        assert [change for change in changes if BACKUPS not in change] == []
+    assert trio.master.run(f"ls {BACKUPS}/node1-before-{NEW}-*.tar").returncode == 0, "down leaves backups alone"
 
 
 def seed(node: Node, program: str, pattern: str, how: str) -> None:
