@@ -35,10 +35,15 @@ master_token() {
 
 own_ca_hash() { ca_hash </etc/kubernetes/pki/ca.crt; }
 
+# token_signed TOKEN: whether a joining host would be let in by it: the controller manager signs each, and takes its time
+# where it has just been started.
+token_signed() { [ -n "$(kube -n kube-public get configmap cluster-info -o "jsonpath={.data.jws-kubeconfig-${1%%.*}}")" ]; }
+
 # print_join TOKEN: on stdout, for nodes; and, where there is a certificate key, for further masters.
 print_join() {
   local endpoint
   living_server || true # the one that the next node shall ask
+  wait_for 60 'the controller manager to sign the token' token_signed "$1" || warn 'the token is not signed yet: a node may be told for a while that the master does not know it'
   endpoint=$(kube config view -o 'jsonpath={.clusters[0].cluster.server}')
   endpoint=${endpoint#https://}
   print_line 'To join a node, run there as root (the token expires within 24 h; the verb "token" prints a new line):' \

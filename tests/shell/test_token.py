@@ -30,3 +30,10 @@ def test_a_token_about_to_expire_is_not_printed(shell: Shell, ttl: str, usable: 
 def test_a_token_for_something_else_is_not_printed(shell: Shell) -> None:
     shell.stub("kubeadm", f"cat <<'END'\n{listing(('aaaaaa.0123456789abcdef', '20h', 'signing'))}\nEND")
     assert shell.out("usable_token") == ""
+
+
+@pytest.mark.parametrize(("signed", "told"), [("eyJh..x", 0), ("", 1)])
+def test_a_token_is_signed_once_cluster_info_says_so(shell: Shell, signed: str, told: int) -> None:
+    """kubectl is a stub; that an unsigned token is refused by a joining node was seen in the lab."""
+    shell.stub("kubectl", f"""case $* in *'{{.data.jws-kubeconfig-abcdef}}'*) printf %s '{signed}' ;; esac""")
+    assert shell.run("token_signed abcdef.0123456789abcdef").returncode == told
