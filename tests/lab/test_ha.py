@@ -5,19 +5,20 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.lab import cluster
+from tests.lab import cluster, net
 from tests.lab.lab import Lab, until
 from tests.lab.node import Node, boot_all
 from tests.lab.snapshot import Snapshot, difference, snapshot
 from tests.lab.teardown import down
 from tests.lab.upstream import driver, servers
-from tests.lab.upstream.home import home
+from tests.lab.upstream.home import home, run
 from tests.lab.vip import Holders, Requests
 
 pytestmark = [pytest.mark.root, pytest.mark.lab, pytest.mark.life]
@@ -114,8 +115,56 @@ def line_of(printed: str, verb: str) -> str:
     return next(line.strip() for line in printed.splitlines() if f"bash -s {verb} " in line)
 
 
+def kill_when(node: Node, line: str, path: str) -> None:
+    """Run a line, and kill deploy.sh as soon as a file is there."""
+    run = threading.Thread(target=node.run, args=(line,), kwargs={"timeout": 400})
+    run.start()
+    assert until(lambda: node.run(["test", "-e", path]).returncode == 0, 240)
+    node.run("kill -9 $(cat /run/lock/kubecarry.lock)", check=True)
+    run.join()
+
+
 def control(node: Node, words: str) -> None:
     node.run(f"systemctl {words} keepalived", check=True)
+
+
+NO_MULTICAST = """
+table bridge filtered {
+  chain forward { type filter hook forward priority 0; ip daddr 224.0.0.18 drop; }
+}
+"""
+
+
+@pytest.fixture
+def pair(lab: Lab) -> Iterator[tuple[Node, Node]]:
+    """Two machines on a switch that drops VRRP multicast; gone before the three masters take the same address."""
+    nodes = Node(lab, 5), Node(lab, 6)
+    run(*net.within(lab.switch), "nft", "-f", "-", given=NO_MULTICAST)
+    boot_all(nodes)
+    yield nodes
+    for node in nodes:
+        node.wipe()
+    run(*net.within(lab.switch), "nft", "delete", "table", "bridge", "filtered")
+
+
+def test_where_multicast_is_dropped_a_replica_is_refused_until_peers_are_named(pair: tuple[Node, Node]) -> None:
+    """The replica is killed at the worst moment once: etcd has two members then, and one that runs."""
+    first, second = nodes = pair
+    holders = Holders(VIP, nodes).start()
+    printed = cluster.deploy(first, f"master --vip {VIP}")
+    refused = second.run(line_of(printed, "replica"), timeout=120)
+    assert refused.returncode == 7
+    assert "fault   vip-heard: no VRRP advert of number 100" in refused.stderr
+    printed = cluster.deploy(first, f"master --vip {VIP} --peers {first.address},{second.address}")
+    line = line_of(printed, "replica")
+    assert f"--peers {first.address},{second.address}" in line
+    kill_when(second, line, "/etc/kubernetes/manifests/etcd.yaml")
+    cluster.install(second, line)
+    control(first, "stop")
+    assert until(lambda: holders.now() == (second.name,), 10)
+    cluster.wait_ready(second, nodes)
+    holders.stop()
+    assert holders.twice() == []
 
 
 def test_three_masters_and_a_worker_are_ready_and_know_one_address(three: Three) -> None:
