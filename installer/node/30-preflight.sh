@@ -97,7 +97,6 @@ any    selinux
 any    apparmor
 any    scanners
 all    firewall
-all    other-firewall
 any    other-role
 any    other-version
 any    other-cluster

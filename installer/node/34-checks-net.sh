@@ -115,24 +115,6 @@ check_proxy() {
     caution "$NODE_RUNTIME or the kubelet has a proxy in its environment file" "see that NO_PROXY there names $(unproxied)"
 }
 
-firewalld_active() { systemctl is-active -q firewalld 2>/dev/null; }
-
-check_firewall() {
-  firewalld_active || return 0
-  case $OPT_FIREWALL in
-    open) caution 'firewalld is active' "the cluster's ports are opened in it; down closes them" ;;
-    off) caution 'firewalld is active' 'it is stopped and disabled; down starts it again' ;;
-  esac
-}
-
-check_other_firewall() {
-  if systemctl is-active -q ufw 2>/dev/null && grep -qs '^ENABLED=yes' /etc/ufw/ufw.conf; then
-    caution 'ufw is active' "allow these in it: $(ports_of "$ROLE" | tr '\n' ' ')${OPT_VIP:+vrrp}"
-  elif ! firewalld_active && grep -Eq '^:INPUT (DROP|REJECT)' <<<"$(iptables-save -t filter 2>/dev/null)"; then
-    caution 'iptables drops incoming packets by default' "accept these: $(ports_of "$ROLE" | tr '\n' ' ')${OPT_VIP:+vrrp}"
-  fi
-}
-
 check_server() {
   living_server ||
     fault "$SERVER does not answer" 'check that the server still runs, and the firewall and route between'

@@ -35,7 +35,7 @@ master, replica, join, preflight, restore:
   --advertise-address IP    this node's address (default: the one that reaches the server)
   --interface NAME          the same, by interface
   --node-name NAME          default: the host name
-  --firewall open|off       open the cluster's ports in firewalld (default), or stop it
+  --firewall open|off       open what the cluster needs in the host's firewall (default), or stop it
   --swap off|keep           turn swap off (default), or tolerate it
   --ignore CHECK[,CHECK]    preflight checks to be warned of only
   --timeout SECONDS         for each long wait (default 300)

@@ -139,11 +139,11 @@ def test_a_sound_host_is_not_blamed(shell: Shell, check: str, given: str) -> Non
         ("networks", "POD_SUBNET=12.240.0.0/12", "12.240.0.0/12 is public address space"),
         ("networks", "POD_SUBNET=10.244.0.0/24", "has room for one node"),
         ("proxy", "PROXIES=http_proxy", "a proxy is set"),
-        ("firewall", "firewalld_active() { true; }", "firewalld is active"),
+        ("firewall", "firewalld_active() { true; }", "a firewall is active (firewalld)"),
         ("selinux", "getenforce() { echo Enforcing; }; rpm() { false; }", "SELinux is enforcing"),
         ("docker", "systemctl() { true; }; timeout() { echo Cgroup Driver: cgroupfs; }", "cgroup driver cgroupfs"),
         ("containerd", "containerd() { echo containerd c v1.6.2 x; }", "is here already"),
-        ("other-firewall", "iptables-save() { echo ':INPUT DROP [0:0]'; }; firewalld_active() { false; }", "6443/tcp"),
+        ("firewall", "iptables-save() { echo ':INPUT DROP [0:0]'; }; firewalld_active() { false; }", "6443/tcp"),
     ],
 )
 def test_a_caution_is_given(shell: Shell, check: str, given: str, told: str) -> None:
@@ -181,7 +181,7 @@ def test_firewalld_gets_exactly_the_ports_it_lacks_and_loses_them_again(shell: S
           --remove-*=*) sed -i "\\|^${{p:-runtime}} $z ${{a#--remove-}}\\$|d" {tmp_path}/rules ;;
         esac; done""")
     (tmp_path / "rules").write_text("runtime public port=6443/tcp\n")
-    shell.out("ROLE=master NODE_DEVICE=eth0; open_firewall; open_firewall")
+    shell.out("ROLE=master NODE_DEVICE=eth0 NETWORK_ADDON=; open_firewall; open_firewall")
     rules = (tmp_path / "rules").read_text().splitlines()
     ports = {"6443/tcp", "2379-2380/tcp", "10250/tcp", "10257/tcp", "10259/tcp"}
     for when in ("runtime", "permanent"):
