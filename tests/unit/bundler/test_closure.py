@@ -160,6 +160,7 @@ def test_every_fixed_path_that_a_node_script_fetches_is_proven() -> None:
         for line in script.read_text().splitlines():
             if match := re.match(r"\s*fetch (\S.*)$", line):
                 asked |= set(match[1].replace('"', "").split())
-    lists = {"$@", "${paths[@]}"}  # NETWORK_MANIFESTS and ADDON_MANIFESTS; the role's list, repodata and keys
+    # NETWORK_MANIFESTS and ADDON_MANIFESTS; the role's list, repodata and keys; a layer of an image, proven with it.
+    lists = {"$@", "${paths[@]}", "images/blobs/sha256/$hex"}
     assert asked >= {"lists/images", "lists/$HOST_OS/$ROLE.packages"}
     assert asked - lists <= proven
