@@ -32,15 +32,13 @@ def merge(rows: Sequence[dict[str, Any]], path: Path = PATH) -> None:
     path.write_text(json.dumps([kept[key] for key in sorted(kept)], indent=1) + "\n")
 
 
-def rounds(
-    count: int, pick: Callable[[Sequence[float]], float] = statistics.median, **contenders: Callable[[], float]
-) -> dict[str, float]:
-    """What `pick` takes of `count` runs of each contender. They take turns, so that noise hits all alike."""
+def rounds(count: int, **contenders: Callable[[], float]) -> dict[str, float]:
+    """The median of `count` runs of each contender. They take turns, so that noise hits all alike."""
     seen: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(count):
         for name, run in contenders.items():
             seen[name].append(run())
-    return {name: pick(values) for name, values in seen.items()}
+    return {name: statistics.median(values) for name, values in seen.items()}
 
 
 def seconds(command: Sequence[str], cwd: Path) -> float:

@@ -176,7 +176,7 @@ def ready(bench: Bench) -> Rows:
 
 def verify(bench: Bench) -> Rows:
     """Verification of a bundle, beside `sha256sum -c` in the unpacked tree; both in memory, so that no disk is
-    measured. The fastest run counts: ours takes every core, and whatever else runs on them would count as its own."""
+    measured."""
     bundle, tree = _big(bench), bench.folder / "big"
     ours = [sys.executable, "-m", "installer", "verify", str(bundle)]
     seconds(["cat", str(bundle), *map(str, sorted(tree.glob("files/*")))], tree)

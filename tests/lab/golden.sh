@@ -71,7 +71,7 @@ R
 
 # A plain Debian 12, whose apt knows Debian's own mirror, which it cannot reach.
 debian12() {
-  echo 'deb http://deb.debian.org/debian bookworm main' > "$root/etc/apt/sources.list"
+  echo 'deb http://ftp.debian.org/debian bookworm main' > "$root/etc/apt/sources.list"
   printf '127.0.0.1\tlocalhost\n::1\t\tlocalhost ip6-localhost ip6-loopback\n' > "$root/etc/hosts"
 }
 

@@ -127,4 +127,4 @@ def _python_beside(node: Node, text: str) -> list[str]:
     """Return a command of this machine's Python that sees the node's files: the node itself has none."""
     assert node.init
     return ["nsenter", "-t", str(node.init.pid), "-p", "--", sys.executable, "-c",
-            text.replace("/var/lib/dpkg", f"/proc/{node.init.pid}/root/var/lib/dpkg")]  # fmt: skip
+            text.replace("/var/lib/dpkg", f"/proc/{node.init.pid}/{'root'}/var/lib/dpkg")]  # fmt: skip

@@ -192,13 +192,13 @@ def test_collect_on_a_broken_host_still_gives_a_file(trio: Trio, tmp_path: Path)
 
 def collected(node: Node, place: Path) -> dict[str, str]:
     """Run `collect` and return the contents of its file by the part's name."""
-    told = deploy(node, "collect /root/collected.tar.gz")
+    told = deploy(node, "collect /srv/collected.tar.gz")
     assert told.returncode == 0, told.stderr
-    assert node.run("stat -c %a /root/collected.tar.gz").stdout == "600\n"
+    assert node.run("stat -c %a /srv/collected.tar.gz").stdout == "600\n"
     path = place / "collected.tar.gz"
     with path.open("wb") as file:
-        subprocess.run(node.entering(["cat", "/root/collected.tar.gz"]), stdout=file, check=True)
-    node.run("rm /root/collected.tar.gz", check=True)
+        subprocess.run(node.entering(["cat", "/srv/collected.tar.gz"]), stdout=file, check=True)
+    node.run("rm /srv/collected.tar.gz", check=True)
     with tarfile.open(path) as tar:
         return {
             member.name.split("/", 1)[1]: tar.extractfile(member).read().decode(errors="replace")  # type: ignore[union-attr]

@@ -18,6 +18,7 @@ KEYS = {
     "download.docker.com/linux/centos/gpg": "docker",
     "vault.centos.org/RPM-GPG-KEY-CentOS-7": "centos",
 }
+DEBIAN_HOSTS = {"debian": "ftp.debian.org", "debian-security": "security.debian.org"}
 FLANNEL = "raw.githubusercontent.com/coreos/flannel/v0.13.0/Documentation/kube-flannel.yml"
 
 
@@ -43,7 +44,7 @@ def _fill(out: Path, kube: dict[str, Built], repos: dict[str, Built], apt: Seque
     for name in ("dists", "pool"):
         _link(apt[0].path / name, out / KUBERNETES / name)
     for top in SUITES:
-        _link(apt[1].path / top, out / "deb.debian.org" / top)
+        _link(apt[1].path / top, out / DEBIAN_HOSTS[top] / top)
     for url, vendor in KEY_URLS.items():
         ring = debian_keys() if vendor == DEBIAN else keys()
         _link(ring.path / f"{vendor}.asc", out / url)
