@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -88,6 +89,14 @@ def test_shellcheck_is_silent_on_the_joined_stream(tmp_path: Path) -> None:
         [SHELLCHECK, "--exclude=SC2034", tmp_path / "deploy.sh"], capture_output=True, text=True, check=False
     )  # SC2034: settings that no part reads yet
     assert done.returncode == 0, done.stdout
+
+
+def test_no_two_parts_define_the_same_name() -> None:
+    """All parts share one name space, and of two functions of a name the later one silently wins."""
+    names = re.findall(r"^([A-Za-z_0-9]+)\(\)|^([A-Z_0-9]+)=", "".join(p.read_text() for p in PARTS.glob("*.sh")), re.M)
+    counted = Counter(function or constant for function, constant in names)
+    assert [name for name, count in counted.items() if count > 1] == []
+    assert len(counted) > 500
 
 
 @pytest.mark.parametrize("part", sorted(PARTS.glob("*.sh")), ids=lambda p: p.name)
