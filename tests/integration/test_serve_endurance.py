@@ -1,4 +1,4 @@
-"""The server in the long run: clients that live through its restarts, and a week's requests without growth."""
+"""The server in the long run: clients that live through its restart, and a week's requests without growth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from tests.bundles import add_image, make_bundle
 from tests.serving import Server, descriptors, free_port, memory, serving
 
-CLIENTS, RESTARTS = 50, 3
+CLIENTS = 50
 SECONDS = int(os.environ.get("ENDURANCE_SECONDS", "12"))  # a week of 1,000 nodes asks for some 3 million files
 LARGE = os.urandom(12_000_000)
 # What nodes, package managers and runtimes ask for: found and not, whole, in ranges, known already, and reports.
@@ -51,7 +51,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextlib.contextmanager
 def clients(url: str, folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Stock curls that fetch the large member, each slowly, and go on where they were cut off."""
-    script = 'until curl -fsS --limit-rate 1500k --no-buffer -C - -o "$1" "$2" 2>>"$1.log"; do sleep 0.1; done'
+    script = 'until curl -fsS --limit-rate 600k --no-buffer -C - -o "$1" "$2" 2>>"$1.log"; do sleep 0.1; done'
     running = [subprocess.Popen(["sh", "-c", script, "sh", folder / f"{number:02}", f"{url}/large"])
                for number in range(CLIENTS)]  # fmt: skip
     try:
@@ -66,18 +66,17 @@ def test_downloads_go_on_where_a_killed_server_left_them(bundle: Path, tmp_path:
     port = free_port()
     files = [tmp_path / f"{number:02}" for number in range(CLIENTS)]
     with clients(f"http://127.0.0.1:{port}", tmp_path) as running:
-        for number in range(1, RESTARTS + 1):
-            with serving(bundle, tmp_path, port=port) as server:
-                wait_for(lambda least=number * 200_000: min(sizes(files)) > least)  # type: ignore[misc]
-                kill(server)
-        cut = [size for size in sizes(files) if 0 < size < len(LARGE)]
-        assert len(cut) > CLIENTS / 2, "a busy machine lets a few run ahead, and end before the last cut"
+        with serving(bundle, tmp_path, port=port) as server:
+            wait_for(lambda: all(sizes(files)))
+            kill(server)
+        cut = [size for size in sizes(files) if size < len(LARGE)]
+        assert len(cut) > CLIENTS * 0.8, "a busy machine lets a few run ahead, and end before"
         with serving(bundle, tmp_path, port=port):
             wait_for(lambda: all(one.poll() == 0 for one in running))
     wanted = hashlib.sha256(LARGE).digest()
     assert all(hashlib.sha256(path.read_bytes()).digest() == wanted for path in files)
     cuts = [re.findall(r"curl: \((?:18|56)\)", path.with_suffix(".log").read_text()) for path in files]  # short, reset
-    assert sum(map(len, cuts)) > RESTARTS * CLIENTS / 2, cuts
+    assert sum(map(len, cuts)) > CLIENTS / 2, cuts
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
