@@ -278,7 +278,7 @@ def test_building_and_starting_again_changes_nothing(mirrors: dict[str, str]) ->
     }
     driver.build()
     driver.start()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20, "what is built is only looked at: some seconds, on a busy machine"
     assert servers.status() == running
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 

@@ -123,7 +123,8 @@ def test_the_ports_of_services_are_adopted(shell: Shell, info: Path, line: str) 
     text = f"apiServer:\n  extraArgs:\n{line}\nnetworking:\n  podSubnet: 10.9.0.0/16\n  serviceSubnet: 10.8.0.0/16\n"
     (shell.directory / "answer").write_text(json.dumps({"data": {"ClusterConfiguration": text}}))
     shell.stub("curl", f"cat >/dev/null; cat {shell.directory}/answer")
-    assert check(shell, info, f"OPT_TOKEN={TOKEN}; adopt_networks; ports_of node") == "10250/tcp\n20000-22767/tcp\n"
+    opened = check(shell, info, f"OPT_TOKEN={TOKEN}; adopt_networks; ports_of node").split()
+    assert opened == ["10250/tcp", "20000-22767/tcp", "8472/udp"]
 
 
 NODE = '{"status":{"conditions":[{"type":"DiskPressure","status":"False"},{"type":"Ready","status":"%s"}]}}'
