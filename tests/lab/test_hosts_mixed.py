@@ -108,8 +108,10 @@ def test_a_lock_that_another_holds_is_waited_for_and_trouble_of_others_is_told(l
         waits = "grep -q 'Waiting for cache lock' /var/lib/kubecarry/tmp/output"
         assert until(lambda: node.run(waits).returncode == 0, 120), "apt-get did not wait for the lock"
     finally:
-        holder.kill()
+        node.run("pkill -9 -f '[l]ock-frontend'")  # the holder itself: nsenter is only its parent
         holder.wait()
+        if holder.stdout:
+            holder.stdout.close()
     assert until(lambda: node.run("dpkg-query -W kubelet").returncode == 0, 300)
     node.run(f"kill -9 $(cat {LOCK})")
     run.join()
