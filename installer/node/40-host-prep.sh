@@ -56,6 +56,8 @@ set_sysctls() {
   for key in net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables net.ipv4.ip_forward; do
     printf '%s = 1\n' $key
   done | put_file 0644 /etc/sysctl.d/90-kubecarry.conf
+  # The kernel sets it with each change of ip_forward; noted first, it is put back last.
+  [ "$(sysctl -n net.ipv4.ip_forward 2>/dev/null)" = 1 ] || note_sysctl net.ipv4.conf.all.accept_redirects
   for key in net.bridge.bridge-nf-call-iptables net.bridge.bridge-nf-call-ip6tables net.ipv4.ip_forward; do
     [ "$(sysctl -n $key 2>/dev/null)" != 1 ] || continue
     note_sysctl $key
