@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 from . import rootfs
+from .node import Node
 from .upstream.home import home, lock, run
+
+
+def furnish(node: Node, *packages: str) -> None:
+    """Unpack packages, and what the node lacks of their dependencies, in a running node. Raises LabError.
+
+    Their maintainer scripts do not run (the node has no dpkg): the caller does what they would have.
+    """
+    for deb in fetched(*packages):
+        tar = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE, check=True).stdout
+        node.run(["tar", "-C", "/", "-x", "--keep-directory-symlink"], input=tar, check=True)
+    node.run("ldconfig; systemctl daemon-reload; systemctl reload dbus", check=True)
 
 
 def fetched(*packages: str) -> list[Path]:
