@@ -182,7 +182,6 @@ def verify(bench: Bench) -> Rows:
     seconds(["cat", str(bundle), *map(str, sorted(tree.glob("files/*")))], tree)
     found = rounds(
         bench.rounds,
-        min,
         ours=lambda: seconds(ours, PROJECT),
         sums=lambda: seconds(["sha256sum", "--quiet", "-c", "SHA256SUMS"], tree),
     )
