@@ -81,12 +81,14 @@ def test_two_threads_never_hold_one_partial(store: Store) -> None:
             with lock:
                 holders += 1
                 most = max(most, holders)
-            if not store.has(SHA, len(DATA)):
+            missing = not store.has(SHA, len(DATA))
+            if missing:
                 partial.restart()
                 partial.write(DATA)
-                partial.finish(len(DATA))
             with lock:
                 holders -= 1
+            if missing:
+                partial.finish(len(DATA))  # from here on the name is free: the next holder finds the blob
 
     threads = [threading.Thread(target=write) for _ in range(8)]
     for thread in threads:
